@@ -1,0 +1,272 @@
+//! The client of xenstored: blocking, on one socket or device, every wait of it bounded.
+//!
+//! It carries the traits of `xenstore-rs` and adds what a launch cannot do without: transactions, directories of any
+//! size, permissions, reads in batches, and a time limit.
+
+mod permissions;
+mod stream;
+mod wire;
+
+use std::cell::RefCell;
+use std::env;
+use std::io::{self, ErrorKind};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use xenstore_rs::{Xs, XsTransaction, XsTransactionSpan};
+
+pub use permissions::{Access, Permissions};
+use stream::Stream;
+use wire::{Answer, Operation, Request};
+
+/// How long [`Connection::open`] lets one connection wait for xenstored, all its requests together: well within the
+/// 60 s that libxl gives a whole device model to start.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a directory that changes while it is listed in parts is listed anew.
+const RESTARTS: usize = 32;
+
+/// A connection to xenstored.
+///
+/// All requests go through the [`Xs`] trait and the methods here. An error of xenstored's own has the [`ErrorKind`] of
+/// its errno: `ENOENT` is `NotFound`, `EACCES` `PermissionDenied`, `EAGAIN` `WouldBlock`. After a lost connection
+/// (`ConnectionReset`), an answer too late (`TimedOut`) or one to something else than was asked (`InvalidData`), no
+/// reply can be told from another: every later request fails with `NotConnected`.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Rc<RefCell<Stream>>,
+    transaction: u32,
+}
+
+impl Connection {
+    /// Connects as libxenstore's `xs_open` does: to `$XENSTORED_PATH` alone if it is set; else to the socket in
+    /// `$XENSTORED_RUNDIR`, by default `/run/xenstored/socket`; and where that fails, for whatever reason, to
+    /// `/dev/xen/xenbus` (`/proc/xen/xenbus` on old kernels), which is the way to a xenstored outside this domain.
+    ///
+    /// # Errors
+    ///
+    /// When none of them can be opened; the text names each one and its failure. A socket that does not accept within
+    /// [`PATIENCE`] is `TimedOut`, without trying the device.
+    pub fn open() -> io::Result<Self> {
+        if let Some(path) = env::var_os("XENSTORED_PATH") {
+            return Self::connect(Path::new(&path), PATIENCE);
+        }
+        let rundir = env::var_os("XENSTORED_RUNDIR").map_or_else(|| PathBuf::from("/run/xenstored"), PathBuf::from);
+        Self::connect(&rundir.join("socket"), PATIENCE).or_else(|socket| {
+            if socket.kind() == ErrorKind::TimedOut {
+                return Err(socket);
+            }
+            let device = ["/dev/xen/xenbus", "/proc/xen/xenbus"].map(Path::new);
+            let device = if device[0].exists() { device[0] } else { device[1] };
+            Self::connect(device, PATIENCE).map_err(|error| io::Error::new(socket.kind(), format!("{socket}; {error}")))
+        })
+    }
+
+    /// Connects to the socket or character device at `path`, and never waits longer than `patience` in all.
+    ///
+    /// # Errors
+    ///
+    /// When `path` is neither, or cannot be opened.
+    pub fn connect(path: &Path, patience: Duration) -> io::Result<Self> {
+        Stream::open(path, patience)
+            .map(|stream| Self { stream: Rc::new(RefCell::new(stream)), transaction: 0 })
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot connect to xenstored at {}: {error}", path.display()))
+            })
+    }
+
+    /// Reads a node whose value need not be UTF-8: a disk's path, for one.
+    ///
+    /// # Errors
+    ///
+    /// As for any request: see [`Connection`].
+    pub fn read_bytes(&self, path: &str) -> io::Result<Vec<u8>> {
+        self.ask(Operation::Read, path, &[])
+    }
+
+    /// Reads many nodes at the price of a few: up to 64 requests are in flight. The answers come in the order of
+    /// `paths`, each with an error of its own.
+    ///
+    /// # Errors
+    ///
+    /// The outer error is the connection's, or that of a path that cannot be sent; then nothing was asked.
+    pub fn read_all<P: AsRef<str>>(&self, paths: impl IntoIterator<Item = P>) -> io::Result<Vec<io::Result<Vec<u8>>>> {
+        self.ask_all(Operation::Read, paths)
+    }
+
+    /// Lists many directories as [`read_all`](Self::read_all) reads nodes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_all`](Self::read_all).
+    pub fn directory_all<P: AsRef<str>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+    ) -> io::Result<Vec<io::Result<Vec<Box<str>>>>> {
+        let paths: Vec<P> = paths.into_iter().collect();
+        let answers = self.ask_all(Operation::Directory, paths.iter().map(P::as_ref))?;
+        Ok(answers.into_iter().zip(&paths).map(|(answer, path)| self.names(path.as_ref(), answer)).collect())
+    }
+
+    /// Reads who may do what with a node.
+    ///
+    /// # Errors
+    ///
+    /// As for any request; a list that cannot be parsed is `InvalidData`.
+    pub fn permissions(&self, path: &str) -> io::Result<Permissions> {
+        let list = self.ask(Operation::GetPerms, path, &[])?;
+        wire::strings(&list)
+            .and_then(|list| Permissions::parse(&list))
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot read the permissions of {path}: {error}")))
+    }
+
+    /// Replaces a node's permissions, its owner included.
+    ///
+    /// # Errors
+    ///
+    /// As for any request; a list of more than 4096 bytes is `InvalidInput`.
+    pub fn set_permissions(&self, path: &str, permissions: &Permissions) -> io::Result<()> {
+        self.ask(Operation::SetPerms, path, permissions.to_string().as_bytes()).map(drop)
+    }
+
+    fn ask(&self, operation: Operation, path: &str, argument: &[u8]) -> Answer {
+        let answers = self.exchange(&[Request::new(operation, path, argument)?])?;
+        // One request has one answer: there is nothing to join.
+        answers.into_iter().collect::<io::Result<Vec<_>>>().map(|answers| answers.concat())
+    }
+
+    fn ask_all<P: AsRef<str>>(
+        &self,
+        operation: Operation,
+        paths: impl IntoIterator<Item = P>,
+    ) -> io::Result<Vec<Answer>> {
+        let requests = paths.into_iter().map(|path| Request::new(operation, path.as_ref(), &[]));
+        self.exchange(&requests.collect::<io::Result<Vec<_>>>()?)
+    }
+
+    fn exchange(&self, requests: &[Request]) -> io::Result<Vec<Answer>> {
+        self.stream.borrow_mut().exchange(self.transaction, requests)
+    }
+
+    fn names(&self, path: &str, answer: Answer) -> io::Result<Vec<Box<str>>> {
+        let list = match answer {
+            Err(error) if error.kind() == ErrorKind::ArgumentListTooLong => self.directory_parts(path),
+            answer => answer,
+        };
+        wire::strings(&list?).map_err(|error| io::Error::new(error.kind(), format!("cannot list {path}: {error}")))
+    }
+
+    /// C xenstored refuses to list more than 4096 bytes at once and has `XS_DIRECTORY_PART` for that.
+    fn directory_parts(&self, path: &str) -> Answer {
+        'restart: for _ in 0..RESTARTS {
+            let mut names = Vec::new();
+            let mut generation = None;
+            while names.len() <= wire::REPLY_MAX {
+                let reply = self.ask(Operation::DirectoryPart, path, format!("{}\0", names.len()).as_bytes())?;
+                let (now, part) = wire::part(&reply)
+                    .map_err(|error| io::Error::new(error.kind(), format!("cannot list {path}: {error}")))?;
+                if generation.get_or_insert_with(|| now.to_vec()) != now {
+                    continue 'restart;
+                }
+                names.extend_from_slice(part);
+                // An empty name ends the list.
+                if names == [0] || names.ends_with(&[0, 0]) {
+                    names.pop();
+                    return Ok(names);
+                }
+            }
+            return Err(wire::garbled(format!("cannot list {path}: the list has no end")));
+        }
+        Err(io::Error::new(ErrorKind::ResourceBusy, format!("cannot list {path}: it keeps changing")))
+    }
+}
+
+impl Xs for Connection {
+    fn directory(&self, path: &str) -> io::Result<Vec<Box<str>>> {
+        self.names(path, self.ask(Operation::Directory, path, &[]))
+    }
+
+    fn read(&self, path: &str) -> io::Result<Box<str>> {
+        String::from_utf8(self.read_bytes(path)?)
+            .map(String::into_boxed_str)
+            .map_err(|_| wire::garbled(format!("cannot read {path}: its value is not UTF-8")))
+    }
+
+    fn write(&self, path: &str, data: &str) -> io::Result<()> {
+        self.ask(Operation::Write, path, data.as_bytes()).map(drop)
+    }
+
+    fn rm(&self, path: &str) -> io::Result<()> {
+        self.ask(Operation::Rm, path, &[]).map(drop)
+    }
+}
+
+impl XsTransaction for Connection {
+    type Span = Transaction;
+
+    fn transaction(&self) -> io::Result<Transaction> {
+        let reply = self.ask(Operation::TransactionStart, "", &[])?;
+        let id = str::from_utf8(&reply).ok().and_then(|id| id.trim_end_matches('\0').parse().ok());
+        let id = id.filter(|id| *id != 0).ok_or_else(|| {
+            wire::garbled(format!("cannot start a transaction: xenstored named it {}", reply.escape_ascii()))
+        })?;
+        Ok(Transaction { inside: Self { stream: Rc::clone(&self.stream), transaction: id }, open: true })
+    }
+}
+
+/// A transaction: a [`Connection`] whose requests see the store as it was at the start, with its own changes,
+/// which nobody else sees before [`commit`](XsTransactionSpan::commit). Dropped without it, it is aborted.
+///
+/// `commit` fails with `WouldBlock` when something the transaction has read was changed meanwhile: nothing of it
+/// happened, and it may be tried again from the start. What it has only written is no conflict to oxenstored: read a
+/// node first, even one that is not there yet, if another's write to it must not be lost.
+#[derive(Debug)]
+pub struct Transaction {
+    inside: Connection,
+    open: bool,
+}
+
+impl Deref for Transaction {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.inside
+    }
+}
+
+impl Xs for Transaction {
+    fn directory(&self, path: &str) -> io::Result<Vec<Box<str>>> {
+        self.inside.directory(path)
+    }
+
+    fn read(&self, path: &str) -> io::Result<Box<str>> {
+        self.inside.read(path)
+    }
+
+    fn write(&self, path: &str, data: &str) -> io::Result<()> {
+        self.inside.write(path, data)
+    }
+
+    fn rm(&self, path: &str) -> io::Result<()> {
+        self.inside.rm(path)
+    }
+}
+
+impl XsTransactionSpan for Transaction {
+    fn commit(mut self) -> io::Result<()> {
+        // xenstored forgets the transaction whatever comes of it.
+        self.open = false;
+        self.inside.ask(Operation::TransactionEnd, "T", &[]).map(drop)
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.open {
+            // Where the connection is lost, xenstored aborts it for us.
+            let _ = self.inside.ask(Operation::TransactionEnd, "F", &[]);
+        }
+    }
+}

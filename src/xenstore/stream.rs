@@ -1,0 +1,228 @@
+//! One file descriptor to xenstored, and the time it may take.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use super::wire::{Answer, Request, garbled};
+
+/// Requests in flight: oxenstored stops reading from a client that sends thousands without reading, and a
+/// window of 64 is as fast as one of 512.
+const WINDOW: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    file: File,
+    /// The device takes one message for each write(2), and loses what follows it.
+    device: bool,
+    patience: Duration,
+    waited: Duration,
+    next_request: u32,
+    next_reply: u32,
+    output: Vec<u8>,
+    input: Vec<u8>,
+    broken: bool,
+}
+
+impl Stream {
+    pub(super) fn open(path: &Path, patience: Duration) -> io::Result<Self> {
+        let kind = fs::metadata(path)?.file_type();
+        let start = Instant::now();
+        let file = if kind.is_socket() {
+            File::from(OwnedFd::from(connected(path, patience)?))
+        } else if kind.is_char_device() {
+            OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?
+        } else {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "neither a socket nor a character device"));
+        };
+        Ok(Self { waited: start.elapsed(), ..Self::new(file, kind.is_char_device(), patience) })
+    }
+
+    fn new(file: File, device: bool, patience: Duration) -> Self {
+        Self {
+            file,
+            device,
+            patience,
+            waited: Duration::ZERO,
+            next_request: 1,
+            next_reply: 1,
+            output: Vec::new(),
+            input: Vec::new(),
+            broken: false,
+        }
+    }
+
+    pub(super) fn exchange(&mut self, transaction: u32, requests: &[Request]) -> io::Result<Vec<Answer>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        self.converse(transaction, requests, &mut answers).map_err(|error| {
+            self.broken = true;
+            match requests.get(answers.len()) {
+                Some(awaited) => awaited.failure(error.kind(), error),
+                None => error,
+            }
+        })?;
+        Ok(answers)
+    }
+
+    fn converse(&mut self, transaction: u32, requests: &[Request], answers: &mut Vec<Answer>) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::new(ErrorKind::NotConnected, "the connection to xenstored broke earlier"));
+        }
+        let mut sent = 0;
+        while answers.len() < requests.len() {
+            let end = requests.len().min(answers.len() + WINDOW);
+            for request in requests.get(sent..end).unwrap_or_default() {
+                request.encode(self.next_request, transaction, &mut self.output);
+                self.next_request = self.next_request.wrapping_add(1);
+                if self.device {
+                    self.send()?;
+                }
+            }
+            sent = end;
+            self.send()?;
+            self.wait()?;
+            self.receive()?;
+            let mut parsed = 0;
+            for awaited in requests.get(answers.len()..sent).unwrap_or_default() {
+                let rest = self.input.get(parsed..).unwrap_or_default();
+                let Some((answer, length)) = awaited.decode(self.next_reply, transaction, rest)? else { break };
+                parsed += length;
+                self.next_reply = self.next_reply.wrapping_add(1);
+                answers.push(answer);
+            }
+            self.input.drain(..parsed);
+            if answers.len() == sent && !self.input.is_empty() {
+                return Err(garbled("xenstored sent more than it was asked for"));
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match self.file.write(&self.output) {
+                Ok(length) => drop(self.output.drain(..length)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let mut events = PollFlags::POLLIN;
+        // Never polled for on the device, which takes every write and never reports itself writable.
+        events.set(PollFlags::POLLOUT, !self.output.is_empty());
+        let left = self.patience.saturating_sub(self.waited);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let start = Instant::now();
+        let ready = poll(&mut [PollFd::new(self.file.as_fd(), events)], timeout);
+        self.waited += start.elapsed();
+        match ready {
+            Ok(0) => {
+                let why = format!("xenstored did not answer within {:?}", self.patience);
+                Err(io::Error::new(ErrorKind::TimedOut, why))
+            }
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 16384];
+        match self.file.read(&mut chunk) {
+            Ok(0) => Err(lost(ErrorKind::UnexpectedEof.into())),
+            Ok(length) => {
+                self.input.extend_from_slice(chunk.get(..length).unwrap_or_default());
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => Ok(()),
+            Err(error) => Err(lost(error)),
+        }
+    }
+}
+
+/// A stopped daemon's backlog is soon full, and connect(2) then waits for as long as a send may.
+fn connected(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = UnixStream::from(socket);
+    socket.set_write_timeout(Some(patience))?;
+    let address = UnixAddr::new(path)?;
+    loop {
+        match connect(socket.as_raw_fd(), &address) {
+            Ok(()) => break,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let why = format!("xenstored did not accept within {patience:?}");
+                return Err(io::Error::new(ErrorKind::TimedOut, why));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn lost(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            io::Error::new(ErrorKind::ConnectionReset, "xenstored closed the connection")
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::thread;
+
+    use super::*;
+    use crate::xenstore::wire::Operation;
+
+    /// A datagram, like a write(2) to the device, arrives by itself.
+    #[test]
+    fn the_device_gets_one_request_for_each_write() {
+        let (client, device) = UnixDatagram::pair().unwrap();
+        client.set_nonblocking(true).unwrap();
+        thread::spawn(move || {
+            let mut message = [0; 8192];
+            while let Ok(length) = device.recv(&mut message) {
+                let (header, payload) = message.get(..length).unwrap().split_at(16);
+                // The kernel keeps the first request of a write and loses the rest; the answer here is that request.
+                let first = usize::try_from(u32::from_ne_bytes(header.last_chunk().copied().unwrap())).unwrap();
+                device.send(&[header, payload.get(..first).unwrap()].concat()).unwrap();
+            }
+        });
+        let mut stream = Stream::new(File::from(OwnedFd::from(client)), true, Duration::from_secs(10));
+        let paths: Vec<String> = (0..200).map(|number| format!("/{number}")).collect();
+        let requests = paths.iter().map(|path| Request::new(Operation::Read, path, &[]).unwrap());
+        let answers = stream.exchange(0, &requests.collect::<Vec<_>>()).unwrap();
+        assert_eq!(answers.len(), paths.len());
+        for (path, answer) in paths.iter().zip(answers) {
+            assert_eq!(answer.unwrap(), format!("{path}\0").as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_connection_is_not_inherited() {
+        let directory = std::env::temp_dir().join(format!("svirt-stream.{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&directory).unwrap();
+        let stream = Stream::open(&directory, Duration::from_secs(10));
+        fs::remove_file(&directory).unwrap();
+        let flags = nix::fcntl::fcntl(&stream.unwrap().file, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags, nix::fcntl::FdFlag::FD_CLOEXEC.bits());
+        drop(listener);
+    }
+}
