@@ -1,3 +1,23 @@
 //! sVirt for Xen: every guest's QEMU runs with a pair of MCS categories of its own, and so do its disks.
+//!
+//! A launch is told top to bottom in [`launch`]. What is decided stands in modules of values without any
+//! I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`plan`]); what is done stands in modules of one kind of
+//! effect each ([`xenstore`], [`claim`], [`selinux`], [`object`], [`exec`], [`log`], [`config`]).
 
+pub mod argv;
+pub mod claim;
+pub mod config;
+pub mod confinement;
+pub mod context;
+pub mod ctl;
+pub mod exec;
+pub mod guest;
+pub mod launch;
+pub mod log;
+pub mod mcs;
+pub mod object;
+pub mod plan;
+pub mod selinux;
+pub mod signals;
+pub mod vbd;
 pub mod xenstore;

@@ -1,0 +1,13 @@
+//! Runs in place of a guest's QEMU, gives it its categories, and becomes it. See svirt-interpose(8).
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use svirt_interpose::{launch, log};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let Err(failure) = launch::launch(&args);
+    log::refused(&format!("{:#}", failure.cause));
+    ExitCode::from(failure.status)
+}

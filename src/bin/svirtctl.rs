@@ -1,0 +1,7 @@
+//! The administrator's tool. See svirtctl(8).
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    svirt_interpose::ctl::run()
+}

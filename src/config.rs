@@ -1,0 +1,147 @@
+//! `/etc/svirt-interpose.conf`: TOML, every key optional.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Deserializer};
+
+use crate::context::Context;
+
+/// Where the configuration is read from.
+pub const PATH: &str = "/etc/svirt-interpose.conf";
+
+/// Where upstream's `LIBEXEC_BIN` puts Xen's QEMU.
+const UPSTREAM_QEMU: &str = "/usr/lib/xen/bin/qemu-system-i386";
+
+/// Where distributions put it: Debian, upstream, Fedora, XAPI.
+const QEMU_PATHS: &[&str] = &[
+    "/usr/libexec/xen-qemu-system-i386",
+    UPSTREAM_QEMU,
+    "/usr/libexec/xen/bin/qemu-system-i386",
+    "/usr/lib64/xen/bin/qemu-system-i386",
+];
+
+/// The configuration; a key that the file does not name has its default.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The QEMU to execute. Default: the first that exists of the places where distributions put Xen's.
+    #[serde(deserialize_with = "absolute")]
+    pub qemu: PathBuf,
+    /// Where claims are kept; it must outlive a reboot. Default: `/var/lib/svirt-interpose`.
+    #[serde(deserialize_with = "absolute")]
+    pub state_dir: PathBuf,
+    /// User, role, type and sensitivity of a guest's QEMU. Default: the policy's `virtual_domain_context`.
+    #[serde(deserialize_with = "context")]
+    pub domain_context: Option<Context>,
+    /// The same of a writable disk. Default: the policy's `virtual_image_context`.
+    #[serde(deserialize_with = "context")]
+    pub image_context: Option<Context>,
+    /// Refuse to start a guest where SELinux is disabled. Default: false.
+    pub require: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let known = QEMU_PATHS.iter().find(|path| Path::new(path).exists());
+        Self {
+            qemu: known.unwrap_or(&UPSTREAM_QEMU).into(),
+            state_dir: "/var/lib/svirt-interpose".into(),
+            domain_context: None,
+            image_context: None,
+            require: false,
+        }
+    }
+}
+
+impl Config {
+    /// Reads [`PATH`]; a file that does not exist is an empty one.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not root's alone to write, or has an unknown key or a bad value: the
+    /// error names its line.
+    pub fn load() -> Result<Self> {
+        let mut text = String::new();
+        match File::open(PATH) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {PATH}")),
+            Ok(mut file) => {
+                let metadata = file.metadata().with_context(|| format!("cannot read {PATH}"))?;
+                ensure!(
+                    metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
+                    "refusing {PATH}: somebody else than root may write it (chown root and chmod 0644 it)"
+                );
+                file.read_to_string(&mut text).with_context(|| format!("cannot read {PATH}"))?;
+            }
+        }
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        toml::from_str(text).or_else(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            bail!("{PATH}:{line}: {}", error.message().replace('\n', " "))
+        })
+    }
+}
+
+fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(serde::de::Error::custom(format!("{} is no absolute path", path.display())))
+    }
+}
+
+fn context<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Context>, D::Error> {
+    let context = String::deserialize(deserializer)?;
+    context.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        format!("{:#}", Config::parse(text).unwrap_err())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.state_dir, Path::new("/var/lib/svirt-interpose"));
+        assert!(config.qemu.is_absolute() && config.domain_context.is_none() && !config.require);
+    }
+
+    #[test]
+    fn reads_every_key() {
+        let config = Config::parse(
+            "qemu = '/opt/qemu'\nstate_dir = '/srv/state'\ndomain_context = 'system_u:system_r:svirt_xen_t:s0'\n\
+             image_context = 'system_u:object_r:svirt_xen_image_t:s0'\nrequire = true\n",
+        )
+        .unwrap();
+        assert_eq!(config.qemu, Path::new("/opt/qemu"));
+        assert_eq!(config.state_dir, Path::new("/srv/state"));
+        assert_eq!(config.domain_context.unwrap().type_(), "svirt_xen_t");
+        assert_eq!(config.image_context.unwrap().type_(), "svirt_xen_image_t");
+        assert!(config.require);
+    }
+
+    #[test]
+    fn names_the_line_of_every_error() {
+        assert_eq!(
+            error("# a comment\nrequired = true\n"),
+            "/etc/svirt-interpose.conf:2: unknown field `required`, expected one of `qemu`, `state_dir`, `domain_context`, `image_context`, `require`"
+        );
+        assert!(error("qemu = 'bin/qemu'\n").starts_with("/etc/svirt-interpose.conf:1: bin/qemu is no absolute path"));
+        assert!(error("\n\nrequire = 'yes'\n").starts_with("/etc/svirt-interpose.conf:3: "));
+        assert!(error("domain_context = 'system_u:system_r:svirt_t'").contains("has no level"));
+        assert!(error("qemu = '/a'\nqemu = '/b'\n").starts_with("/etc/svirt-interpose.conf:2: "));
+        assert!(error("qemu = '/a\n").starts_with("/etc/svirt-interpose.conf:1: "));
+    }
+}

@@ -1,0 +1,55 @@
+//! `svirtctl`: the administrator's view of what the launches did.
+
+mod audit;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use lexopt::Arg::{Long, Short, Value};
+
+use crate::log;
+
+const USAGE: &str = "\
+usage: svirtctl audit
+
+  audit   show every guest's categories, its device model's label and its disks' labels,
+          and whether they agree
+
+exit status: 0 they agree, 1 something does not, 2 it cannot be told
+
+See svirtctl(8).
+";
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    match command() {
+        Ok(clean) => ExitCode::from(u8::from(!clean)),
+        Err(error) => {
+            eprintln!("svirtctl: {}", log::clean(&format!("{error:#}")));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all is as it should be.
+fn command() -> Result<bool> {
+    let mut args = lexopt::Parser::from_env();
+    let clean = match args.next()? {
+        Some(Short('h') | Long("help")) => {
+            print!("{USAGE}");
+            return Ok(true);
+        }
+        Some(Short('V') | Long("version")) => {
+            println!("svirtctl {}", env!("CARGO_PKG_VERSION"));
+            return Ok(true);
+        }
+        Some(Value(name)) if name == "audit" => audit::run as fn() -> Result<bool>,
+        Some(other) => bail!("{}; see svirtctl --help", other.unexpected()),
+        None => bail!("no command given; see svirtctl --help"),
+    };
+    if let Some(other) = args.next()? {
+        bail!("{}; see svirtctl --help", other.unexpected());
+    }
+    clean()
+}

@@ -1,0 +1,194 @@
+//! One launch, top to bottom: read, look, decide, claim, label, execute.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rand::SeedableRng;
+use rand::rngs::{StdRng, SysRng};
+
+use crate::argv::{self, Domid, Target};
+use crate::claim::{Holder, Process, Registry};
+use crate::config::Config;
+use crate::confinement::Confinement;
+use crate::context::Context;
+use crate::exec::{self, Qemu};
+use crate::guest::{self, Guest};
+use crate::log;
+use crate::mcs::{self, InUse, Set};
+use crate::object::{self, Object};
+use crate::plan::{self, Found, Owner, Relabel};
+use crate::selinux::{self, Mode};
+use crate::signals::Held;
+use crate::xenstore::Connection;
+
+/// How long the device model of a domain that is gone may take to exit before its disk is called in use:
+/// libxl sends it SIGHUP and does not wait (`libxl__destroy_device_model`).
+const EXITING: Duration = Duration::from_secs(10);
+
+/// Why QEMU was not started, and the exit status that says so: 125 refused, 126 it cannot be executed, 127
+/// there is no such file; as env(1) and runcon(1).
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit status.
+    pub status: u8,
+    /// The cause, for the toolstack's log and syslog.
+    pub cause: anyhow::Error,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(cause: anyhow::Error) -> Self {
+        Self { status: 125, cause }
+    }
+}
+
+impl From<exec::Error> for Failure {
+    fn from(error: exec::Error) -> Self {
+        Self { status: error.status(), cause: error.into() }
+    }
+}
+
+/// Starts QEMU in place of this process, confined if it serves a guest. `args` is QEMU's own argv without
+/// its first word.
+///
+/// # Errors
+/// It returns only with a [`Failure`], and then has left labels, XenStore and claims as they were.
+pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
+    let config = Config::load()?;
+    let qemu = Qemu::find(&config.qemu)?;
+    let Target::Guest(domid) = argv::target(args).context("cannot tell the domain from QEMU's arguments")? else {
+        return Ok(qemu.exec(args)?);
+    };
+    let mode = selinux::mode()?;
+    if mode == Mode::Disabled {
+        require(&config)?;
+        log::warn(&format!("domain {domid} is not confined: SELinux is disabled"));
+        return Ok(qemu.exec(args)?);
+    }
+
+    let signals = Held::hold()?;
+    let confinement = confine(&config, domid, mode);
+    signals.release()?;
+    match confinement {
+        Ok(_kept_by_execve) => Ok(qemu.exec(args)?),
+        Err(cause) if mode == Mode::Permissive => {
+            log::warn(&format!(
+                "domain {domid} is not confined, and would be refused if SELinux were enforcing: {cause:#}"
+            ));
+            Ok(qemu.exec(args)?)
+        }
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+fn require(config: &Config) -> Result<()> {
+    ensure!(!config.require, "SELinux is disabled, and {} says require = true", crate::config::PATH);
+    Ok(())
+}
+
+fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
+    let domain = config.domain_context.clone().map_or_else(selinux::virtual_domain_context, Ok)?;
+    let image = config.image_context.clone().map_or_else(selinux::virtual_image_context, Ok)?;
+    let store = Connection::open()?;
+    let guest = Guest::read(&store, guest::own_domid(&store)?, domid)?;
+    let published: Vec<(Domid, Set)> =
+        guest::published(&store)?.into_iter().filter(|(other, _)| *other != domid).collect();
+    let registry = Registry::open(&config.state_dir)?;
+    let found = find(&guest, &registry, &store, mode)?;
+
+    let earlier = plan::earlier_pair(&found.iter().map(|(_, found)| found.clone()).collect::<Vec<_>>());
+    let plan = decide(found, &image, &published, mode)?;
+    let holder = Holder { domid, vm: guest.vm.clone(), process: Process::own()? };
+
+    let mut confinement = if let Some(pair) = earlier {
+        Confinement::join(store, registry, holder, pair)?
+    } else {
+        let mut in_use = InUse::default();
+        in_use.extend(published.into_iter().map(|(_, set)| set));
+        let mut rng = StdRng::try_from_rng(&mut SysRng).context("cannot get random bytes from the kernel")?;
+        let pool = selinux::own_context()?;
+        let candidates = mcs::candidates(pool.categories(), &in_use, &mut rng);
+        Confinement::claim(store, registry, holder, candidates)?
+    };
+    selinux::check(&domain.with_pair(confinement.pair()))?;
+    selinux::check(&image.with_pair(confinement.pair()))?;
+    confinement.publish()?;
+    let objects = plan.len();
+    confinement.label(plan, &image)?;
+    confinement.enter(&domain)?;
+    log::done(&format!(
+        "launch domid={domid} vm={} name={:?} set={} objects={objects} context={}",
+        guest.vm,
+        guest.name,
+        confinement.pair(),
+        domain.with_pair(confinement.pair())
+    ));
+    Ok(confinement)
+}
+
+/// The objects of the guest's writable disks, and whose they are.
+fn find(guest: &Guest, registry: &Registry, store: &Connection, mode: Mode) -> Result<Vec<(Object, Found)>> {
+    let mut all: Vec<(Object, Found)> = Vec::new();
+    for vbd in guest.vbds.iter().filter(|vbd| vbd.writable) {
+        let objects = object::open_all(&vbd.paths).with_context(|| format!("cannot use {}", vbd.backend));
+        for object in tolerate(objects, mode)?.unwrap_or_default() {
+            if all.iter().any(|(known, _)| known.identity() == object.identity()) {
+                continue;
+            }
+            let label = object.label();
+            let owner = owner(&object, guest, registry, store)?;
+            if let Some(label) = tolerate(label, mode)? {
+                let found = Found { path: object.path().into(), label, owner };
+                all.push((object, found));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn owner(object: &Object, guest: &Guest, registry: &Registry, store: &Connection) -> Result<Owner> {
+    let Some(pair) = registry.owner(object.identity())? else { return Ok(Owner::Nobody) };
+    let journal = registry
+        .read(pair)?
+        .with_context(|| format!("cannot tell whose {} is: the claim of {pair} is gone", object.path().display()))?;
+    let original = journal.original(object.identity()).cloned();
+    if journal.holders.iter().any(|holder| holder.vm == guest.vm) {
+        return Ok(Owner::SameVm(pair, original));
+    }
+    let deadline = Instant::now() + EXITING;
+    while let Some(live) = journal.live()? {
+        let exiting = !guest::exists(store, live.domid)?;
+        if !exiting || Instant::now() > deadline {
+            return Ok(Owner::Live(live.clone()));
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(Owner::Gone(pair, original))
+}
+
+fn decide(
+    found: Vec<(Object, Found)>,
+    image: &Context,
+    published: &[(Domid, Set)],
+    mode: Mode,
+) -> Result<Vec<(Object, Relabel)>> {
+    let mut plan = Vec::new();
+    for (object, found) in found {
+        let decision = plan::relabel(&found, image, published).map_err(Into::into);
+        plan.extend(tolerate(decision, mode)?.map(|relabel| (object, relabel)));
+    }
+    Ok(plan)
+}
+
+/// While SELinux is permissive, what would be refused is told and left out.
+fn tolerate<T>(result: Result<T>, mode: Mode) -> Result<Option<T>> {
+    match result {
+        Err(error) if mode == Mode::Permissive => {
+            log::warn(&format!("{error:#}; it would be refused if SELinux were enforcing"));
+            Ok(None)
+        }
+        result => result.map(Some),
+    }
+}

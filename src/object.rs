@@ -1,0 +1,188 @@
+//! A disk's object in dom0: a regular file or a block device, held by a descriptor that pins it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, Result, bail};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{major, minor};
+
+use crate::context::Context;
+use crate::selinux;
+
+/// What the kernel calls the object, by whatever path it was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// A block device's major and minor number.
+    Block(u64, u64),
+    /// A file's filesystem, by the numbers of its device, and its inode.
+    File(u64, u64, u64),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(major, minor) => write!(f, "block-{major}:{minor}"),
+            Self::File(major, minor, inode) => write!(f, "file-{major}:{minor}-{inode}"),
+        }
+    }
+}
+
+impl FromStr for Identity {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers: Vec<u64> =
+            text.split(['-', ':']).skip(1).map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
+        let identity = match (text.split('-').next(), numbers.as_slice()) {
+            (Some("block"), &[major, minor]) => Self::Block(major, minor),
+            (Some("file"), &[major, minor, inode]) => Self::File(major, minor, inode),
+            _ => bail!("{text:?} is no identity of a block device or file"),
+        };
+        if identity.to_string() == text {
+            Ok(identity)
+        } else {
+            bail!("{text:?} is no identity of a block device or file")
+        }
+    }
+}
+
+/// An object held open with `O_PATH`: neither read nor written, and no rename or symlink can change what it is.
+#[derive(Debug)]
+pub struct Object {
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl Object {
+    /// Opens the object a path leads to, through symlinks: a logical volume's name is one.
+    ///
+    /// # Errors
+    /// When there is none, or it is neither a regular file nor a block device.
+    pub fn open(path: &Path) -> Result<Self> {
+        let open = || -> Result<Self> {
+            let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open(path)?;
+            let status = file.metadata()?;
+            let kind = status.file_type();
+            let identity = if kind.is_file() {
+                Identity::File(major(status.dev()), minor(status.dev()), status.ino())
+            } else if kind.is_block_device() {
+                Identity::Block(major(status.rdev()), minor(status.rdev()))
+            } else {
+                bail!("it is neither a regular file nor a block device");
+            };
+            Ok(Self { file, path: path.into(), identity })
+        };
+        open().with_context(|| format!("cannot use {} as a disk", path.display()))
+    }
+
+    /// The path it was reached by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the kernel calls it.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Its label.
+    ///
+    /// # Errors
+    /// When it has none or it cannot be read.
+    pub fn label(&self) -> Result<Context> {
+        selinux::label(self).with_context(|| format!("cannot read the label of {}", self.path.display()))
+    }
+
+    /// Labels it.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the label read back is another.
+    pub fn set_label(&self, context: &Context) -> Result<()> {
+        selinux::set_label(self, context).with_context(|| format!("cannot label {}", self.path.display()))
+    }
+
+    /// The file that a loop device hides: the same disk by another identity. `None` for any other object,
+    /// for a loop device without one, and where the file was deleted.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read, or the file cannot be opened.
+    pub fn behind(&self) -> Result<Option<Self>> {
+        let Identity::Block(major @ 7, minor) = self.identity else { return Ok(None) };
+        let attribute = format!("/sys/dev/block/{major}:{minor}/loop/backing_file");
+        let mut path = match fs::read(&attribute) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            result => result.with_context(|| format!("cannot read {attribute}"))?,
+        };
+        path.pop_if(|last| *last == b'\n');
+        if path.ends_with(b" (deleted)") {
+            return Ok(None);
+        }
+        Self::open(Path::new(std::ffi::OsStr::from_bytes(&path))).map(Some)
+    }
+}
+
+impl AsFd for Object {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Opens all that a disk is made of: each path once by identity, and the files behind loop devices. The loop
+/// device that a hotplug script put over the file QEMU opens (`/etc/xen/scripts/block`) is left out: the
+/// kernel alone uses it, and its node would keep the label when the next guest's file comes under it.
+///
+/// # Errors
+/// When one of them cannot be opened.
+pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Object>> {
+    let mut objects: Vec<Object> = Vec::new();
+    for path in paths {
+        let object = Object::open(path)?;
+        let behind = object.behind()?;
+        let known = |identity| objects.iter().any(|object| object.identity == identity);
+        if known(object.identity) || behind.as_ref().is_some_and(|file| known(file.identity)) {
+            continue;
+        }
+        objects.push(object);
+        objects.extend(behind);
+    }
+    Ok(objects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn refuses_what_is_no_disk() {
+        for path in ["/", "/dev/null", "/proc/self/fd", "/nonexistent/disk"] {
+            assert!(Object::open(Path::new(path)).is_err(), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_identity_is_read_back(major in any::<u64>(), minor in any::<u64>(), inode in any::<u64>()) {
+            for identity in [Identity::Block(major, minor), Identity::File(major, minor, inode)] {
+                prop_assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
+            }
+        }
+
+        #[test]
+        fn any_text_is_an_identity_or_refused(text in "(block|file)?[-:0-9a-z+/. ]{0,20}") {
+            if let Ok(identity) = text.parse::<Identity>() {
+                prop_assert_eq!(identity.to_string(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A host of one's own for launches: a real xenstored, a stand-in for SELinux's kernel and for QEMU, real files.
+
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
+use std::ffi::{CString, OsStr};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use selinux::SecurityContext;
+use svirt_interpose::xenstore::{Access, Connection, Permissions};
+use xenstore_rs::Xs as _;
+
+use super::xenstored::{Daemon, Directory, Xenstored, within};
+
+/// Nothing here takes longer, however loaded the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The label a disk has before any guest.
+pub(crate) const UNUSED: &str = "system_u:object_r:xen_image_t:s0";
+
+/// A VBD as a test asks for it: backend kind and devid, `params`, mode, and further backend nodes.
+pub(crate) struct Disk(pub &'static str, pub u32, pub String, pub &'static str, pub Vec<(&'static str, String)>);
+
+/// A writable raw disk on a qdisk backend.
+pub(crate) fn qdisk(devid: u32, path: &Path) -> Disk {
+    Disk("qdisk", devid, format!("aio:{}", path.display()), "w", vec![])
+}
+
+pub(crate) struct Host {
+    pub(crate) xenstored: Xenstored,
+    directory: Directory,
+    launches: AtomicU32,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self::with(Daemon::C)
+    }
+
+    /// An enforcing host with one dom0, no guest, and a configuration that names what the tests have.
+    pub(crate) fn with(daemon: Daemon) -> Self {
+        let host = Self { xenstored: Xenstored::start(daemon), directory: Directory::new(), launches: 0.into() };
+        host.store().write("/local/domain/0/domid", "0").unwrap();
+        host.set("mode", "enforcing");
+        host.set("filesystems", "nodev\tselinuxfs\n");
+        host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c0.c1023");
+        host.configure(&format!("qemu = '{}'", compiled("qemu").display()));
+        fs::create_dir(host.path("images")).unwrap();
+        host
+    }
+
+    pub(crate) fn store(&self) -> Connection {
+        self.xenstored.connect()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What the kernel is to answer: see tests/stand-ins/selinux.c.
+    pub(crate) fn set(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// The configuration's `qemu` line, or all of it but the state directory and the contexts.
+    pub(crate) fn configure(&self, text: &str) {
+        let all = format!(
+            "{text}\nstate_dir = '{}'\ndomain_context = 'system_u:system_r:svirt_xen_t:s0'\n\
+             image_context = 'system_u:object_r:svirt_xen_image_t:s0'\n",
+            self.path("state").display()
+        );
+        self.set("conf", &all);
+    }
+
+    /// An image file, labelled as a new one is.
+    pub(crate) fn image(&self, name: &str) -> PathBuf {
+        let path = self.path("images").join(name);
+        File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        set_label(&path, UNUSED);
+        path
+    }
+
+    /// A domain as libxl has it in XenStore when it starts the device model.
+    pub(crate) fn domain(&self, domid: u16, vm: &str, disks: &[Disk]) {
+        let store = self.store();
+        let home = format!("/local/domain/{domid}");
+        self.xenstored.add_domain(domid);
+        for (node, value) in [("vm", format!("/vm/{vm}")), ("name", format!("h{domid}")), ("domid", domid.to_string())]
+        {
+            store.write(&format!("{home}/{node}"), &value).unwrap();
+        }
+        for Disk(kind, devid, params, mode, nodes) in disks {
+            let frontend = format!("{home}/device/vbd/{devid}");
+            let backend = format!("/local/domain/0/backend/{kind}/{domid}/{devid}");
+            let record = format!("/libxl/{domid}/device/vbd/{devid}");
+            store.write(&frontend, "").unwrap();
+            let guests = Permissions { owner: domid, default: Access::None, entries: vec![(0, Access::Read)] };
+            store.set_permissions(&frontend, &guests).unwrap();
+            store.write(&format!("{frontend}/backend"), &backend).unwrap();
+            store.write(&format!("{record}/backend"), &backend).unwrap();
+            for base in [&backend, &record] {
+                store.write(&format!("{base}/frontend"), &frontend).unwrap();
+                store.write(&format!("{base}/params"), params).unwrap();
+                store.write(&format!("{base}/mode"), mode).unwrap();
+            }
+            for (node, value) in nodes {
+                store.write(&format!("{backend}/{node}"), value).unwrap();
+            }
+        }
+    }
+
+    /// Removes a domain as libxl does, without a word to its device model.
+    pub(crate) fn destroy(&self, domid: u16) {
+        let store = self.store();
+        let backends = ["qdisk", "vbd"].map(|kind| format!("/local/domain/0/backend/{kind}/{domid}"));
+        for path in backends.into_iter().chain([format!("/libxl/{domid}"), format!("/local/domain/{domid}")]) {
+            let _ = store.rm(&path);
+        }
+    }
+
+    /// The wrapper or `svirtctl`, on this host.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("LD_PRELOAD", compiled("selinux.so"))
+            .env("SELINUX_SHIM", self.directory.path())
+            .env("XENSTORED_PATH", self.xenstored.socket())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the wrapper and returns at once.
+    pub(crate) fn start(&self, args: &[&str]) -> Started {
+        let number = self.launches.fetch_add(1, Ordering::Relaxed);
+        let report = self.path(&format!("report.{number}"));
+        let log = self.path(&format!("stderr.{number}"));
+        let mut command = self.command(env!("CARGO_BIN_EXE_svirt-interpose"));
+        let child = command.args(args).env("QEMU_REPORT", &report).stderr(File::create(&log).unwrap()).spawn();
+        Started { child: child.unwrap(), report, log }
+    }
+
+    /// Launches a guest's device model as libxl does.
+    pub(crate) fn launch(&self, domid: u16) -> Result<Started, Refusal> {
+        self.start(&["-xen-domid", &domid.to_string(), "-name", "h"]).outcome()
+    }
+
+    /// A launch that must fail and leave everything as it was: its exit status and what it said.
+    pub(crate) fn refuse(&self, args: &[&str]) -> Refusal {
+        let before = self.everything();
+        let refusal = self.start(args).outcome().err().expect("QEMU was started");
+        assert_eq!(self.everything(), before, "{}", refusal.said);
+        refusal
+    }
+
+    /// What is published for a domain.
+    pub(crate) fn key(&self, domid: u16) -> Option<String> {
+        self.store().read(&format!("/local/domain/{domid}/selinux-mcs")).ok().map(Into::into)
+    }
+
+    pub(crate) fn svirtctl(&self, args: &[&str]) -> Output {
+        self.command(env!("CARGO_BIN_EXE_svirtctl")).args(args).output().unwrap()
+    }
+
+    /// Every label, node and claim of this host, as text to compare.
+    pub(crate) fn everything(&self) -> String {
+        let mut all = String::new();
+        for directory in ["images", "state/claims", "state/objects"] {
+            let mut entries: Vec<PathBuf> = fs::read_dir(self.path(directory))
+                .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+                .unwrap_or_default();
+            entries.sort();
+            for path in entries {
+                let status = fs::symlink_metadata(&path).unwrap();
+                let target = fs::read_link(&path).unwrap_or_default();
+                writeln!(all, "{} {} {} {:?}", path.display(), status.ino(), target.display(), label(&path)).unwrap();
+            }
+        }
+        if let Ok(store) = Connection::connect(&self.xenstored.socket(), PATIENCE) {
+            tree(&store, "/", &mut all);
+        }
+        all
+    }
+
+    /// The names of the claims.
+    pub(crate) fn claims(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("state/claims")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+fn tree(store: &Connection, path: &str, all: &mut String) {
+    let value = store.read_bytes(path).unwrap_or_default();
+    writeln!(all, "{path} = {:?} {:?}", value.escape_ascii().to_string(), store.permissions(path).ok()).unwrap();
+    let Ok(names) = store.directory(path) else { return };
+    for name in names {
+        tree(store, &format!("{}/{name}", path.trim_end_matches('/')), all);
+    }
+}
+
+/// The level that a pair makes.
+pub(crate) fn level(label: &str) -> String {
+    label.splitn(4, ':').last().unwrap().to_owned()
+}
+
+/// An object's label.
+pub(crate) fn label(path: &Path) -> String {
+    let label = SecurityContext::of_path(path, false, true).ok().flatten();
+    label.map(|label| label.to_c_string().unwrap().unwrap().to_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+pub(crate) fn set_label(path: &Path, label: &str) {
+    let label = CString::new(label).unwrap();
+    SecurityContext::from_c_str(&label, true).set_for_path(path, false, true).unwrap();
+}
+
+/// A wrapper that was started, and QEMU once it is that.
+pub(crate) struct Started {
+    pub(crate) child: Child,
+    report: PathBuf,
+    log: PathBuf,
+}
+
+/// How a launch failed.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: i32,
+    pub(crate) said: String,
+}
+
+impl Started {
+    /// Waits until QEMU runs or the wrapper is done.
+    pub(crate) fn outcome(mut self) -> Result<Self, Refusal> {
+        let status = within(PATIENCE, || match self.child.try_wait().unwrap() {
+            Some(status) => Some(Some(status)),
+            None => self.report.exists().then_some(None),
+        });
+        match status {
+            None => Ok(self),
+            // -1: it was killed
+            Some(status) => Err(Refusal { status: status.code().unwrap_or(-1), said: self.said() }),
+        }
+    }
+
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// What QEMU was started with.
+    pub(crate) fn report(&self) -> String {
+        fs::read_to_string(&self.report).unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The exec context that QEMU was entered with, when one was set.
+    pub(crate) fn exec_context(&self, host: &Host) -> Option<String> {
+        fs::read_to_string(host.path(&format!("exec.{}", self.pid()))).ok()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One of the C programs in tests/stand-ins, compiled once: a shared library by its name's ending.
+pub(crate) fn compiled(name: &str) -> PathBuf {
+    static LOCK: OnceLock<PathBuf> = OnceLock::new();
+    let directory = LOCK.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("launch");
+        fs::create_dir_all(&directory).unwrap();
+        for (program, options) in [("qemu", &[][..]), ("toolstack", &[]), ("selinux.so", &["-shared", "-fPIC"])] {
+            let source =
+                format!("{}/tests/stand-ins/{}.c", env!("CARGO_MANIFEST_DIR"), program.trim_end_matches(".so"));
+            // another test binary may compile at the same time
+            let scratch = directory.join(format!("{program}.{}", std::process::id()));
+            let status = Command::new("cc")
+                .args(["-Wall", "-Werror"])
+                .args(options)
+                .arg("-o")
+                .arg(&scratch)
+                .arg(&source)
+                .status();
+            assert!(status.unwrap().success(), "cannot compile {source}");
+            fs::rename(&scratch, directory.join(program)).unwrap();
+        }
+        directory
+    });
+    directory.join(name)
+}

@@ -1,0 +1,714 @@
+//! The real wrapper, start to exec, against a real xenstored and real files.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common {
+    pub(crate) mod host;
+    pub(crate) mod xenstored;
+}
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::host::{Disk, Host, UNUSED, compiled, label, level, qdisk, set_label};
+use common::xenstored::{Daemon, within};
+use nix::sys::signal::Signal;
+use svirt_interpose::mcs::{Pair, Set};
+use svirt_interpose::xenstore::{Access, Permissions};
+use xenstore_rs::Xs as _;
+
+/// A loop device over a file, detached when this goes; its node's label is wiped, as nodes outlive their use.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Self {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end());
+        set_label(&device, "system_u:object_r:fixed_disk_device_t:s0");
+        Self(device)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+/// A small filesystem of its own, unmounted when this goes.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn tmpfs(at: &Path, options: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        mount(&["-t", "tmpfs", "-o", options, "tmpfs", at.to_str().unwrap()]);
+        Self(at.into())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount(args: &[&str]) {
+    assert!(Command::new("mount").args(args).status().unwrap().success());
+}
+
+// What a launch does.
+
+#[test]
+fn gives_qemu_and_every_writable_disk_one_pair() {
+    for daemon in [Daemon::C, Daemon::OCaml] {
+        let host = Host::with(daemon);
+        let images = ["a.raw", "b.raw", "c.qcow2", "block", "beyond.raw", "ro.raw"].map(|name| host.image(name));
+        let [a, b, c, behind, beyond, readonly] = &images;
+        let (over_a, block) = (Loop::over(a), Loop::over(behind));
+        let over_a_path = over_a.0.display().to_string();
+        host.domain(
+            7,
+            "vm7",
+            &[
+                Disk(
+                    "vbd",
+                    768,
+                    a.display().to_string(),
+                    "w",
+                    vec![
+                        ("script", "/etc/xen/scripts/block".into()),
+                        ("node", over_a_path.clone()),
+                        ("physical-device-path", over_a_path),
+                    ],
+                ),
+                qdisk(832, b),
+                Disk("qdisk", 5632, format!("qcow2:{}", c.display()), "w", vec![]),
+                Disk(
+                    "vbd",
+                    5696,
+                    block.0.display().to_string(),
+                    "w",
+                    vec![("physical-device-path", block.0.display().to_string())],
+                ),
+                qdisk(51792, beyond),
+                Disk("vbd", 51776, readonly.display().to_string(), "r", vec![]),
+                Disk("qdisk", 5760, "aio:".into(), "r", vec![("device-type", "cdrom".into())]),
+                Disk("qdisk", 51808, "rbd:pool/image".into(), "w", vec![]),
+            ],
+        );
+        let qemu = host.launch(7).unwrap();
+
+        let pair: Pair = host.key(7).unwrap().parse().unwrap();
+        assert_eq!(host.claims(), [pair.to_string()]);
+        assert_eq!(qemu.exec_context(&host).unwrap(), format!("system_u:system_r:svirt_xen_t:s0:{pair}"));
+        for path in [a, b, c, behind, beyond, &block.0] {
+            assert_eq!(label(path), format!("system_u:object_r:svirt_xen_image_t:s0:{pair}"), "{}", path.display());
+        }
+        assert_eq!(label(readonly), UNUSED);
+        assert_eq!(label(&over_a.0), "system_u:object_r:fixed_disk_device_t:s0", "the kernel alone uses it");
+        assert_eq!(qemu.said(), "");
+    }
+}
+
+#[test]
+fn publishes_a_key_that_its_guest_cannot_read_or_change() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[]);
+    let _qemu = host.launch(7).unwrap();
+    let mut guest = host.xenstored.guest(7);
+    let key = "/local/domain/7/selinux-mcs";
+    assert_eq!(guest.read(key).unwrap_err(), "EACCES");
+    assert_eq!(guest.write(key, "c0,c1").unwrap_err(), "EACCES");
+    assert_eq!(guest.rm(key).unwrap_err(), "EACCES");
+    assert_eq!(host.store().permissions(key).unwrap(), Permissions::dom0_only());
+}
+
+#[test]
+fn qemu_finds_everything_as_the_toolstack_left_it() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[qdisk(768, &host.image("a.raw"))]);
+    let report = host.path("report");
+    let args: [&[u8]; 8] = [b"-xen-domid", b"7", b"-name", b"a b\n\"c\"", b"-append", b"", b"\xff\xfe -drive", b"--"];
+    let args = args.map(|arg| OsStr::from_bytes(arg).to_owned());
+    let run = |program: &Path, args: &[OsString]| {
+        let _ = fs::remove_file(&report);
+        let mut child = host
+            .command(compiled("toolstack"))
+            .arg(program)
+            .arg("qemu-dm-7")
+            .args(args)
+            .env("QEMU_REPORT", &report)
+            .env("XEN_DOMAIN_ID", "7")
+            .env("EMPTY", "")
+            .env("BYTES", OsStr::from_bytes(b"\xff=\n"))
+            .spawn()
+            .unwrap();
+        within(Duration::from_secs(30), || report.exists().then_some(()));
+        let text = fs::read_to_string(&report).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (ids, rest) = text.split_once('\n').unwrap();
+        assert!(ids.starts_with(&format!("pid {} ", child.id())), "QEMU is the process the toolstack started");
+        rest.to_owned()
+    };
+    let wrapper = Path::new(env!("CARGO_BIN_EXE_svirt-interpose"));
+    let qemu = compiled("qemu");
+    assert_eq!(run(wrapper, &args), run(&qemu, &args), "a guest's");
+    assert!(host.key(7).is_some());
+    assert_eq!(run(wrapper, &["-help".into()]), run(&qemu, &["-help".into()]), "a probe");
+    host.set("mode", "disabled");
+    host.set("filesystems", "nodev\tproc\n");
+    assert_eq!(run(wrapper, &args), run(&qemu, &args), "without SELinux");
+}
+
+#[test]
+fn a_probe_leaves_nothing_behind() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[]);
+    let libxl = [
+        "-S",
+        "-no-user-config",
+        "-nodefaults",
+        "-nographic",
+        "-machine",
+        "none,accel=xen",
+        "-chardev",
+        "socket,id=libxl-cmd,fd=9,server=on,wait=off",
+        "-mon",
+        "chardev=libxl-cmd,mode=control",
+    ];
+    let before = host.everything();
+    for args in [&libxl[..], &["-help"], &["-version"], &[], &["-xen-domid", "0", "-xen-attach", "-name", "dom0"]] {
+        let qemu = host.start(args).outcome().unwrap();
+        assert_eq!(qemu.exec_context(&host), None, "{args:?}");
+    }
+    assert_eq!(host.everything(), before);
+    assert!(!host.path("state").exists());
+}
+
+#[test]
+fn tells_syslog_of_every_launch_in_one_line() {
+    let host = Host::new();
+    let log = UnixDatagram::bind(host.path("log")).unwrap();
+    log.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    host.domain(7, "vm7", &[qdisk(768, &host.image("a.raw"))]);
+    host.store().write("/local/domain/7/name", "x\nforged: line\u{1b}[2J").unwrap();
+    let _qemu = host.launch(7).unwrap();
+    let mut line = [0; 2048];
+    let length = log.recv(&mut line).unwrap();
+    let line = String::from_utf8(line[..length].to_vec()).unwrap();
+    let pair = host.key(7).unwrap();
+    assert!(line.starts_with("<38>"), "auth facility, info: {line}");
+    assert!(
+        line.contains(&format!("launch domid=7 vm=vm7 name=\"x\\nforged: line\\u{{1b}}[2J\" set={pair} objects=1 ")),
+        "{line}"
+    );
+    assert!(!line.chars().any(char::is_control), "{line:?}");
+}
+
+// Uniqueness.
+
+#[test]
+fn two_hundred_at_once_get_incomparable_sets() {
+    let host = Host::new();
+    host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c0.c39");
+    host.store().write("/local/domain/900/selinux-mcs", "5").unwrap();
+    for domid in 1..=200 {
+        host.domain(domid, &format!("vm{domid}"), &[]);
+    }
+    let started: Vec<_> = (1..=200u16).map(|domid| host.start(&["-xen-domid", &domid.to_string()])).collect();
+    let running: Vec<_> = started.into_iter().map(|started| started.outcome().unwrap()).collect();
+    let mut sets: Vec<Set> = (1..=200).map(|domid| host.key(domid).unwrap().parse().unwrap()).collect();
+    for (domid, qemu) in (1u16..).zip(&running) {
+        assert_eq!(level(&qemu.exec_context(&host).unwrap()), format!("s0:{}", host.key(domid).unwrap()));
+    }
+    sets.push("5".parse().unwrap());
+    for (index, set) in sets.iter().enumerate() {
+        assert!(sets[..index].iter().all(|other| !other.comparable(set)), "{set}");
+    }
+}
+
+#[test]
+fn refuses_when_no_pair_is_left() {
+    let host = Host::new();
+    host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c7.c9");
+    for domid in 1..=4 {
+        host.domain(domid, &format!("vm{domid}"), &[qdisk(768, &host.image(&format!("{domid}.raw")))]);
+    }
+    let _running: Vec<_> = (1..=3).map(|domid| host.launch(domid).unwrap()).collect();
+    let refusal = host.refuse(&["-xen-domid", "4"]);
+    assert_eq!(refusal.status, 125);
+    assert!(refusal.said.contains("cannot find a free pair of categories"), "{}", refusal.said);
+    host.set("current", "system_u:system_r:svirt_interpose_t:s0");
+    assert_eq!(host.refuse(&["-xen-domid", "4"]).status, 125);
+}
+
+#[test]
+fn works_among_two_thousand_domains() {
+    for daemon in [Daemon::C, Daemon::OCaml] {
+        let host = Host::with(daemon);
+        let store = host.store();
+        for domid in 30000..32000 {
+            store
+                .write(
+                    &format!("/local/domain/{domid}/selinux-mcs"),
+                    &format!("c{},c1000", domid - 30000 - 1000 * (domid / 31000)),
+                )
+                .unwrap();
+        }
+        host.domain(7, "vm7", &[qdisk(768, &host.image("a.raw"))]);
+        let qemu = host.launch(7).unwrap();
+        assert_eq!(qemu.said(), "");
+        assert!(!host.key(7).unwrap().ends_with(",c1000"));
+    }
+}
+
+#[test]
+fn a_malformed_key_of_another_domain_stops_nobody() {
+    let host = Host::new();
+    for (domid, value) in [(1, "abc"), (2, "9999"), (3, ""), (4, "c1,c1\n"), (5, "c0.c")] {
+        host.store().write(&format!("/local/domain/{domid}/selinux-mcs"), value).unwrap();
+    }
+    host.domain(7, "vm7", &[]);
+    let qemu = host.launch(7).unwrap();
+    assert_eq!(qemu.said().lines().filter(|line| line.contains("passing over /local/domain/")).count(), 5);
+}
+
+// Refusals.
+
+#[test]
+fn refuses_malformed_arguments() {
+    let host = Host::new();
+    for domid in [7, 8, 9] {
+        host.domain(domid, &format!("vm{domid}"), &[]);
+    }
+    for args in [
+        &["-xen-domid", "x"][..],
+        &["-xen-domid", "+7"],
+        &["-xen-domid", "7x"],
+        &["-xen-domid", "-1"],
+        &["-xen-domid", "40000"],
+        &["-xen-domid", "7", "-xen-domid", "8"],
+        &["-xen-domid"],
+        &["7x"],
+        &["-d", "07"],
+    ] {
+        let refusal = host.refuse(args);
+        assert_eq!(refusal.status, 125, "{args:?}");
+        assert!(
+            refusal.said.starts_with("svirt-interpose: cannot tell the domain from QEMU's arguments: "),
+            "{}",
+            refusal.said
+        );
+    }
+    let _qemu = host.start(&["-xen-domid", "7", "-name", "-xen-domid 9"]).outcome().unwrap();
+    assert!(host.key(7).is_some() && host.key(9).is_none());
+}
+
+#[test]
+fn refuses_to_execute_itself() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[]);
+    let itself = Path::new(env!("CARGO_BIN_EXE_svirt-interpose"));
+    let (link, hard) = (host.path("link"), itself.with_file_name("svirt-interpose-by-another-name"));
+    symlink(itself, &link).unwrap();
+    let _ = fs::remove_file(&hard);
+    fs::hard_link(itself, &hard).unwrap();
+    for qemu in [itself, &link, &hard] {
+        host.configure(&format!("qemu = '{}'", qemu.display()));
+        for args in [&["-xen-domid", "7"][..], &["-help"]] {
+            let refusal = host.refuse(args);
+            assert_eq!(refusal.status, 126);
+            assert!(refusal.said.contains("it is svirt-interpose itself"), "{}", refusal.said);
+        }
+    }
+    fs::remove_file(&hard).unwrap();
+}
+
+#[test]
+fn refuses_a_qemu_that_is_missing_or_cannot_run() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[qdisk(768, &host.image("a.raw"))]);
+    let file = host.path("no-program");
+    fs::write(&file, "\0").unwrap();
+    host.configure("qemu = '/nonexistent/qemu'");
+    assert_eq!(host.refuse(&["-xen-domid", "7"]).status, 127);
+    host.configure(&format!("qemu = '{}'", file.display()));
+    assert_eq!(host.refuse(&["-xen-domid", "7"]).status, 126);
+    // it passes every check, but the kernel cannot execute it: all that was done is undone
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    let refusal = host.refuse(&["-xen-domid", "7"]);
+    assert_eq!(refusal.status, 126);
+    assert!(refusal.said.contains("no-program: Exec format error"), "{}", refusal.said);
+}
+
+#[test]
+fn refuses_a_bad_configuration() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[]);
+    host.set("conf", "qemu = '/bin/true'\nqemuu = 1\n");
+    let refusal = host.refuse(&["-xen-domid", "7"]);
+    assert_eq!(refusal.status, 125);
+    assert!(
+        refusal.said.starts_with("svirt-interpose: /etc/svirt-interpose.conf:2: unknown field `qemuu`"),
+        "{}",
+        refusal.said
+    );
+    host.configure("");
+    fs::set_permissions(host.path("conf"), fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(host.refuse(&["-help"]).said.contains("somebody else than root may write it"));
+}
+
+#[test]
+fn a_failure_leaves_labels_store_and_claims_as_they_were() {
+    let host = Host::new();
+    let [first, second] = ["first.raw", "second.raw"].map(|name| host.image(name));
+    let refused = |vm: u16, disks: &[Disk], because: &str| {
+        host.domain(vm, &format!("vm{vm}"), disks);
+        let refusal = host.refuse(&["-xen-domid", &vm.to_string()]);
+        assert_eq!(refusal.status, 125, "{}", refusal.said);
+        assert!(refusal.said.contains(because), "{because:?} is not in {:?}", refusal.said);
+        assert_eq!((label(&first), label(&second)), (UNUSED.into(), UNUSED.into()));
+    };
+    let both = || [qdisk(768, &first), qdisk(832, &second)];
+
+    host.set("denied", second.to_str().unwrap());
+    refused(1, &both(), "second.raw: Permission denied");
+    fs::remove_file(host.path("denied")).unwrap();
+
+    host.set("unknown", "svirt_xen_image_t");
+    refused(2, &both(), "the loaded policy does not know the context system_u:object_r:svirt_xen_image_t:s0:c");
+    fs::remove_file(host.path("unknown")).unwrap();
+
+    let missing = host.path("images/missing.raw");
+    refused(3, &[qdisk(768, &first), qdisk(832, &missing)], "missing.raw as a disk: No such file or directory");
+
+    let unlabelled = host.path("images/unlabelled.raw");
+    File::create(&unlabelled).unwrap();
+    refused(4, &[qdisk(768, &first), qdisk(832, &unlabelled)], "cannot read the label of ");
+    refused(
+        5,
+        &[qdisk(768, &first), qdisk(832, Path::new("/dev/zero"))],
+        "/dev/zero as a disk: it is neither a regular file nor a block device",
+    );
+
+    let shadow = host.image("shadow");
+    set_label(&shadow, "system_u:object_r:shadow_t:s0");
+    refused(6, &[qdisk(768, &first), qdisk(832, &shadow)], "its type shadow_t is none of a disk");
+    refused(7, &[qdisk(768, &first), Disk("qdisk", 832, "aio:second.raw".into(), "w", vec![])], "is no absolute path");
+
+    let readonly = host.path("readonly");
+    let mounted = Mount::tmpfs(&readonly, "size=64k");
+    File::create(readonly.join("disk")).unwrap();
+    set_label(&readonly.join("disk"), UNUSED);
+    mount(&["-o", "remount,ro", readonly.to_str().unwrap()]);
+    refused(8, &[qdisk(768, &first), qdisk(832, &readonly.join("disk"))], "disk: Read-only file system");
+    drop(mounted);
+}
+
+#[test]
+fn a_full_or_readonly_state_directory_refuses_the_launch() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(7, "vm7", &[qdisk(768, &disk)]);
+    let state = host.path("state");
+    let _mounted = Mount::tmpfs(&state, "size=16k,mode=700");
+    for directory in ["claims", "objects"] {
+        fs::create_dir(state.join(directory)).unwrap();
+        fs::set_permissions(state.join(directory), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let filler = state.join("filler");
+    let _ = fs::write(&filler, vec![0; 1 << 16]);
+    let refusal = host.refuse(&["-xen-domid", "7"]);
+    assert_eq!(refusal.status, 125);
+    assert!(refusal.said.contains("No space left on device"), "{}", refusal.said);
+    fs::remove_file(&filler).unwrap();
+    mount(&["-o", "remount,ro", state.to_str().unwrap()]);
+    assert!(host.refuse(&["-xen-domid", "7"]).said.contains("Read-only file system"));
+    assert_eq!(label(&disk), UNUSED);
+}
+
+#[test]
+fn refuses_a_domain_that_its_guest_may_write_or_that_is_not_there() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[]);
+    let guests = Permissions { owner: 7, default: Access::None, entries: vec![] };
+    host.store().set_permissions("/local/domain/7", &guests).unwrap();
+    assert!(host.refuse(&["-xen-domid", "7"]).said.contains("refusing domain 7: its guest may write /local/domain/7"));
+    let refusal = host.refuse(&["-xen-domid", "8"]);
+    assert_eq!((refusal.status, refusal.said.as_str()), (125, "svirt-interpose: domain 8 does not exist\n"));
+}
+
+// Hostile and unlucky hosts.
+
+#[test]
+fn nothing_a_guest_writes_steers_what_is_labelled() {
+    let host = Host::new();
+    let [own, others] = ["own.raw", "others.raw"].map(|name| host.image(name));
+    host.domain(8, "vm8", &[qdisk(768, &others)]);
+    for (domid, backend) in (20u16..).zip([
+        "/local/domain/0/backend/qdisk/8/768",
+        "/local/domain/0/backend/qdisk/7/../8/768",
+        "../..",
+        "/nonexistent",
+        "",
+    ]) {
+        host.domain(domid, &format!("vm{domid}"), &[qdisk(768, &own)]);
+        let mut guest = host.xenstored.guest(domid);
+        guest.write(&format!("/local/domain/{domid}/device/vbd/768/backend"), backend).unwrap();
+        guest.write(&format!("/local/domain/{domid}/device/vbd/768/params"), others.to_str().unwrap()).unwrap();
+        assert_eq!(
+            guest.write(&format!("/local/domain/{domid}/device/vbd/832/backend"), backend).unwrap_err(),
+            "EACCES"
+        );
+        let qemu = host.launch(domid).unwrap();
+        assert_eq!(level(&label(&own)), format!("s0:{}", host.key(domid).unwrap()), "{backend:?}");
+        assert_eq!(label(&others), UNUSED, "{backend:?}");
+        drop(qemu);
+    }
+}
+
+#[test]
+fn a_domain_destroyed_in_the_middle_leaves_nothing() {
+    for hang_up in [false, true] {
+        let host = Host::new();
+        let disk = host.image("a.raw");
+        let before = host.everything();
+        host.domain(7, "vm7", &[qdisk(768, &disk)]);
+        host.set("pause", "");
+        let launch = host.start(&["-xen-domid", "7"]);
+        within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+        assert!(host.key(7).is_some());
+        if hang_up {
+            launch.signal(Signal::SIGHUP);
+        }
+        host.destroy(7);
+        fs::remove_file(host.path("pause")).unwrap();
+        let refusal = launch.outcome().err().unwrap();
+        assert_eq!(refusal.status, 125);
+        assert!(
+            refusal.said.contains(if hang_up { "stopped by SIGHUP" } else { "domain 7 was destroyed while" }),
+            "{}",
+            refusal.said
+        );
+        let leftovers = |text: &str| {
+            text.lines()
+                .filter(|line| !line.starts_with("/l") || line.contains("/7"))
+                .map(String::from)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(leftovers(&host.everything()), leftovers(&before));
+        assert!(host.claims().is_empty());
+    }
+}
+
+#[test]
+fn xenstored_gone_in_the_middle_undoes_the_labels_and_the_claim() {
+    let host = Host::new();
+    let disks = ["a.raw", "b.raw"].map(|name| host.image(name));
+    host.domain(7, "vm7", &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+    host.set("pause", "");
+    let launch = host.start(&["-xen-domid", "7"]);
+    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(host.xenstored.pid().try_into().unwrap()), Signal::SIGKILL)
+        .unwrap();
+    fs::remove_file(host.path("pause")).unwrap();
+    let refusal = launch.outcome().err().unwrap();
+    assert_eq!(refusal.status, 125);
+    assert!(refusal.said.contains("xenstored"), "{}", refusal.said);
+    assert_eq!(disks.map(|disk| label(&disk)), [UNUSED; 2]);
+    assert!(host.claims().is_empty());
+    assert_eq!(fs::read_dir(host.path("state/objects")).unwrap().count(), 0);
+}
+
+// One disk, one guest.
+
+#[test]
+fn refuses_a_disk_of_a_live_domain_by_any_name() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    let (link, hard) = (host.path("images/link"), host.path("images/hard"));
+    symlink(&disk, &link).unwrap();
+    fs::hard_link(&disk, &hard).unwrap();
+    let over = Loop::over(&disk);
+    host.domain(1, "vm1", &[qdisk(768, &disk)]);
+    let first = host.launch(1).unwrap();
+    for (domid, name) in (2u16..).zip([&disk, &link, &hard, &over.0]) {
+        host.domain(domid, &format!("vm{domid}"), &[qdisk(768, name)]);
+        let refusal = host.refuse(&["-xen-domid", &domid.to_string()]);
+        assert_eq!(refusal.status, 125);
+        assert!(
+            refusal.said.contains(&format!("it is in use by domain 1 (VM vm1, device model {})", first.pid())),
+            "{}",
+            refusal.said
+        );
+        assert_eq!(level(&label(&disk)), format!("s0:{}", host.key(1).unwrap()));
+    }
+}
+
+#[test]
+fn of_two_launches_at_once_for_one_disk_one_starts() {
+    let host = Host::new();
+    for round in 0..20u16 {
+        let disk = host.image(&format!("{round}.raw"));
+        let domids = [100 + 2 * round, 101 + 2 * round];
+        for domid in domids {
+            host.domain(domid, &format!("vm{domid}"), &[qdisk(768, &disk)]);
+        }
+        let started = domids.map(|domid| host.start(&["-xen-domid", &domid.to_string()]));
+        let outcomes = started.map(common::host::Started::outcome);
+        let winner = outcomes.iter().position(Result::is_ok).expect("one starts");
+        let [loser] = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect::<Vec<_>>()[..] else {
+            panic!("both started")
+        };
+        assert_eq!(loser.status, 125);
+        assert!(loser.said.contains(&format!("it is in use by domain {}", domids[winner])), "{}", loser.said);
+        assert_eq!(level(&label(&disk)), format!("s0:{}", host.key(domids[winner]).unwrap()));
+        assert_eq!(host.key(domids[1 - winner]), None);
+    }
+}
+
+#[test]
+fn takes_the_disk_of_a_dead_domain_over_and_keeps_its_first_label() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    let mut old = String::new();
+    for domid in 1..=3u16 {
+        host.domain(domid, &format!("vm{domid}"), &[qdisk(768, &disk)]);
+        let qemu = host.launch(domid).unwrap();
+        let pair = host.key(domid).unwrap();
+        assert_ne!(pair, old);
+        assert_eq!(level(&label(&disk)), format!("s0:{pair}"));
+        let claim = fs::read_to_string(host.path("state/claims").join(&pair)).unwrap();
+        assert!(claim.contains(&format!(" before={UNUSED} ")), "{claim}");
+        old = pair;
+        host.destroy(domid);
+        drop(qemu);
+    }
+    assert!(host.claims().contains(&old), "a claim outlives its domain: the disk still carries its label");
+}
+
+#[test]
+fn waits_for_the_device_model_of_a_destroyed_domain_to_exit() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm1", &[qdisk(768, &disk)]);
+    host.domain(2, "vm2", &[qdisk(768, &disk)]);
+    let old = host.launch(1).unwrap();
+    host.destroy(1);
+    let new = host.start(&["-xen-domid", "2"]);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(host.key(2), None);
+    drop(old);
+    let _new = new.outcome().unwrap();
+    assert_eq!(level(&label(&disk)), format!("s0:{}", host.key(2).unwrap()));
+}
+
+#[test]
+fn a_rebooted_guest_keeps_its_pair() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm", &[qdisk(768, &disk)]);
+    let old = host.launch(1).unwrap();
+    let pair = host.key(1).unwrap();
+    host.domain(2, "vm", &[qdisk(768, &disk)]);
+    let _new = host.launch(2).unwrap();
+    assert_eq!(host.key(2).unwrap(), pair);
+    assert_eq!(host.claims(), [pair.as_str()]);
+    drop(old);
+    // a launch that fails leaves the claim to those who have it
+    host.domain(3, "vm", &[qdisk(768, &disk), qdisk(832, Path::new("/nonexistent"))]);
+    assert_eq!(host.refuse(&["-xen-domid", "3"]).status, 125);
+    assert_eq!(level(&label(&disk)), format!("s0:{pair}"));
+}
+
+#[test]
+fn refuses_a_label_that_another_domain_has_published() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    set_label(&disk, "system_u:object_r:svirt_xen_image_t:s0:c3,c4");
+    host.domain(1, "vm1", &[]);
+    host.store().write("/local/domain/1/selinux-mcs", "c3,c4").unwrap();
+    host.domain(2, "vm2", &[qdisk(768, &disk)]);
+    assert!(host.refuse(&["-xen-domid", "2"]).said.contains("it carries c3,c4, which is published for domain 1"));
+}
+
+// SELinux's modes.
+
+#[test]
+fn permissive_does_everything_and_tells_what_it_would_refuse() {
+    let host = Host::new();
+    host.set("mode", "permissive");
+    let [disk, shadow] = ["a.raw", "shadow"].map(|name| host.image(name));
+    set_label(&shadow, "system_u:object_r:shadow_t:s0");
+    host.domain(7, "vm7", &[qdisk(768, &disk), qdisk(832, &shadow)]);
+    let qemu = host.launch(7).unwrap();
+    let pair = host.key(7).unwrap();
+    assert_eq!(level(&qemu.exec_context(&host).unwrap()), format!("s0:{pair}"));
+    assert_eq!(level(&label(&disk)), format!("s0:{pair}"));
+    assert_eq!(label(&shadow), "system_u:object_r:shadow_t:s0");
+    assert!(qemu.said().contains("its type shadow_t is none of a disk"), "{}", qemu.said());
+    let other = host.launch(8).unwrap();
+    assert!(other.said().contains("domain 8 does not exist"), "{}", other.said());
+    assert_eq!(other.exec_context(&host), None);
+}
+
+#[test]
+fn disabled_is_believed_only_when_the_kernel_agrees() {
+    let host = Host::new();
+    host.domain(7, "vm7", &[]);
+    host.set("mode", "disabled");
+    let refusal = host.refuse(&["-xen-domid", "7"]);
+    assert!(refusal.said.contains("the kernel runs SELinux but libselinux finds it disabled"), "{}", refusal.said);
+    host.set("filesystems", "nodev\tproc\n\text4\n");
+    let qemu = host.launch(7).unwrap();
+    assert!(qemu.said().contains("domain 7 is not confined: SELinux is disabled"), "{}", qemu.said());
+    assert!(host.key(7).is_none() && !host.path("state").exists());
+    let refusal = {
+        host.configure(&format!("qemu = '{}'\nrequire = true", compiled("qemu").display()));
+        host.refuse(&["-xen-domid", "7"])
+    };
+    assert!(refusal.said.contains("require = true"), "{}", refusal.said);
+}
+
+// The administrator's view.
+
+#[test]
+fn audit_tells_what_agrees_from_what_does_not() {
+    let host = Host::new();
+    let disks: BTreeMap<u16, PathBuf> = [1, 2].map(|domid| (domid, host.image(&format!("{domid}.raw")))).into();
+    let mut running = Vec::new();
+    for (domid, disk) in &disks {
+        host.domain(*domid, &format!("vm{domid}"), &[qdisk(768, disk)]);
+        let qemu = host.launch(*domid).unwrap();
+        host.store().write(&format!("/local/domain/{domid}/image/device-model-pid"), &qemu.pid().to_string()).unwrap();
+        running.push(qemu);
+    }
+    let audit = || {
+        let output = host.svirtctl(&["audit"]);
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, text) = audit();
+    assert_eq!(status, 0, "{text}");
+    assert_eq!(text.lines().count(), 1 + 2 * 2, "{text}");
+    for domid in disks.keys() {
+        let level = format!("s0:{}", host.key(*domid).unwrap());
+        assert_eq!(text.matches(&level).count(), 2, "{text}");
+    }
+    set_label(&disks[&2], UNUSED);
+    let (status, text) = audit();
+    assert_eq!(status, 1, "{text}");
+    assert!(
+        text.contains(&format!("domain 2: its disk {} is labelled {UNUSED}, not at ", disks[&2].display())),
+        "{text}"
+    );
+    drop(host.xenstored);
+}
