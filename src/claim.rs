@@ -8,11 +8,11 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -266,11 +266,12 @@ impl Registry {
     pub fn open(state_dir: &Path) -> Result<Self> {
         let registry = Self { claims: state_dir.join("claims"), objects: state_dir.join("objects") };
         for dir in [state_dir, &registry.claims, &registry.objects] {
-            let make = DirBuilder::new().mode(0o700).create(dir);
-            let exists = make.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists);
-            if !exists {
-                make.with_context(|| format!("cannot make {}", dir.display()))?;
+            match fs::create_dir(dir) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+                // whatever umask the toolstack has
+                made => made.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700))),
             }
+            .with_context(|| format!("cannot make {}", dir.display()))?;
             let status = fs::symlink_metadata(dir).with_context(|| format!("cannot use {}", dir.display()))?;
             ensure!(status.is_dir(), "cannot use {}: it is no directory", dir.display());
             ensure!(

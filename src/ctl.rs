@@ -23,6 +23,7 @@ See svirtctl(8).
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
+    sigpipe::reset(); // `svirtctl audit | head` ends quietly, as every tool does
     match command() {
         Ok(clean) => ExitCode::from(u8::from(!clean)),
         Err(error) => {

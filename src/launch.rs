@@ -91,6 +91,13 @@ fn require(config: &Config) -> Result<()> {
 fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
     let domain = config.domain_context.clone().map_or_else(selinux::virtual_domain_context, Ok)?;
     let image = config.image_context.clone().map_or_else(selinux::virtual_image_context, Ok)?;
+    selinux::check(&domain)?;
+    selinux::check(&image)?;
+    let own = selinux::own_context()?;
+    ensure!(
+        own.categories().len() > 1,
+        "our own context {own} has no pair of categories to give: is the svirt_interpose module installed?"
+    );
     let store = Connection::open()?;
     let guest = Guest::read(&store, guest::own_domid(&store)?, domid)?;
     let published: Vec<(Domid, Set)> =
@@ -108,12 +115,9 @@ fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
         let mut in_use = InUse::default();
         in_use.extend(published.into_iter().map(|(_, set)| set));
         let mut rng = StdRng::try_from_rng(&mut SysRng).context("cannot get random bytes from the kernel")?;
-        let pool = selinux::own_context()?;
-        let candidates = mcs::candidates(pool.categories(), &in_use, &mut rng);
+        let candidates = mcs::candidates(own.categories(), &in_use, &mut rng);
         Confinement::claim(store, registry, holder, candidates)?
     };
-    selinux::check(&domain.with_pair(confinement.pair()))?;
-    selinux::check(&image.with_pair(confinement.pair()))?;
     confinement.publish()?;
     let objects = plan.len();
     confinement.label(plan, &image)?;

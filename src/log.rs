@@ -1,6 +1,7 @@
 //! What is told, to stderr, which is the toolstack's log of this device model, and to syslog's auth facility.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
@@ -16,15 +17,20 @@ pub fn done(message: &str) {
 /// Tells of something that is not as it should be but stops nothing.
 pub fn warn(message: &str) {
     let message = clean(message);
-    eprintln!("{NAME}: warning: {message}");
+    say(&format!("{NAME}: warning: {message}"));
     _ = syslog().map(|mut syslog| syslog.warning(message));
 }
 
 /// Tells why the launch ends here.
 pub fn refused(message: &str) {
     let message = clean(message);
-    eprintln!("{NAME}: {message}");
+    say(&format!("{NAME}: {message}"));
     _ = syslog().map(|mut syslog| syslog.err(message));
+}
+
+/// Not by `eprintln!`, which would end the launch when the log's filesystem is full.
+fn say(line: &str) {
+    _ = writeln!(io::stderr(), "{line}");
 }
 
 fn syslog() -> Option<Logger<LoggerBackend, Formatter3164>> {
