@@ -60,7 +60,15 @@ impl Process {
     /// # Errors
     /// When `/proc` cannot be read: who asks must take it to be alive.
     pub fn is_alive(&self) -> Result<bool> {
-        Ok(self.boot == boot_id()? && start_time(self.pid)? == Some(self.start))
+        Ok(self.is_of_this_boot()? && start_time(self.pid)? == Some(self.start))
+    }
+
+    /// Whether the host has not been rebooted since.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn is_of_this_boot(&self) -> Result<bool> {
+        Ok(self.boot == boot_id()?)
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use xenstore_rs::{Xs, XsTransaction, XsTransactionSpan};
 
 use crate::argv::Domid;
+use crate::claim::Holder;
 use crate::log;
 use crate::mcs::{Pair, Set};
 use crate::vbd::{self, Backend, Nodes, Vbd};
@@ -51,9 +52,8 @@ impl Guest {
         let home = format!("/local/domain/{domid}");
         check_home(store, domid)?;
         let name = optional(store.read(&format!("{home}/name")))?;
-        let vm = store.read(&format!("{home}/vm"))?;
-        let vm = vm.rsplit('/').next().unwrap_or_default().to_owned();
-        ensure!(!vm.is_empty(), "{home}/vm names no VM");
+        let vm = vm(store, domid)?.filter(|vm| !vm.is_empty());
+        let vm = vm.with_context(|| format!("cannot tell which VM domain {domid} is: {home}/vm names none"))?;
         let vbds = vbds(store, own, domid).with_context(|| format!("cannot tell the disks of domain {domid}"))?;
         Ok(Self { domid, name: name.unwrap_or_default().into(), vm, vbds })
     }
@@ -188,12 +188,24 @@ pub fn is_published(store: &Connection, domid: Domid, pair: Pair) -> Result<bool
     Ok(value.is_some_and(|value| *value == *pair.to_string()))
 }
 
-/// Whether a domain exists.
+/// The holder whose domain still exists, if any: whatever became of its device model, the kernel's own
+/// backend may be writing its disks, and a soft reset starts another.
 ///
 /// # Errors
 /// When XenStore cannot be read.
-pub fn exists(store: &Connection, domid: Domid) -> Result<bool> {
-    Ok(optional(store.read(&format!("/local/domain/{domid}")))?.is_some())
+pub fn still_there<'a>(store: &Connection, holders: &'a [Holder]) -> Result<Option<&'a Holder>> {
+    for holder in holders {
+        if holder.process.is_of_this_boot()? && vm(store, holder.domid)?.is_some_and(|vm| vm == holder.vm) {
+            return Ok(Some(holder));
+        }
+    }
+    Ok(None)
+}
+
+/// A domain's UUID; `None` when the domain does not exist.
+fn vm(store: &Connection, domid: Domid) -> Result<Option<String>> {
+    let path = optional(store.read(&format!("/local/domain/{domid}/vm")))?;
+    Ok(path.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned()))
 }
 
 /// `None` for a node that does not exist, and only for that.

@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 
 use crate::argv::{self, Domid, Target};
 use crate::claim::{Holder, Process, Registry};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::confinement::Confinement;
 use crate::context::Context;
 use crate::exec::{self, Qemu};
@@ -63,7 +63,9 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
     };
     let mode = selinux::mode()?;
     if mode == Mode::Disabled {
-        require(&config)?;
+        if config.require {
+            return Err(anyhow!("SELinux is disabled, and {} says require = true", config::PATH).into());
+        }
         log::warn(&format!("domain {domid} is not confined: SELinux is disabled"));
         return Ok(qemu.exec(args)?);
     }
@@ -83,11 +85,6 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
     }
 }
 
-fn require(config: &Config) -> Result<()> {
-    ensure!(!config.require, "SELinux is disabled, and {} says require = true", crate::config::PATH);
-    Ok(())
-}
-
 fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
     let domain = config.domain_context.clone().map_or_else(selinux::virtual_domain_context, Ok)?;
     let image = config.image_context.clone().map_or_else(selinux::virtual_image_context, Ok)?;
@@ -105,7 +102,7 @@ fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
     let registry = Registry::open(&config.state_dir)?;
     let found = find(&guest, &registry, &store, mode)?;
 
-    let earlier = plan::earlier_pair(&found.iter().map(|(_, found)| found.clone()).collect::<Vec<_>>());
+    let earlier = plan::earlier_pair(found.iter().map(|(_, found)| found));
     let plan = decide(found, &image, &published, mode)?;
     let holder = Holder { domid, vm: guest.vm.clone(), process: Process::own()? };
 
@@ -162,12 +159,15 @@ fn owner(object: &Object, guest: &Guest, registry: &Registry, store: &Connection
         return Ok(Owner::SameVm(pair, original));
     }
     let deadline = Instant::now() + EXITING;
-    while let Some(live) = journal.live()? {
-        let exiting = !guest::exists(store, live.domid)?;
-        if !exiting || Instant::now() > deadline {
-            return Ok(Owner::Live(live.clone()));
+    loop {
+        if let Some(holder) = guest::still_there(store, &journal.holders)? {
+            return Ok(Owner::Live(holder.clone()));
         }
-        sleep(Duration::from_millis(10));
+        match journal.live()? {
+            Some(exiting) if Instant::now() > deadline => return Ok(Owner::Live(exiting.clone())),
+            Some(_) => sleep(Duration::from_millis(10)),
+            None => break,
+        }
     }
     Ok(Owner::Gone(pair, original))
 }

@@ -103,8 +103,8 @@ pub fn relabel(found: &Found, image: &Context, published: &[(Domid, Set)]) -> Re
 
 /// The pair of an earlier claim of this same VM, which the guest then joins instead of getting a new one.
 #[must_use]
-pub fn earlier_pair(found: &[Found]) -> Option<Pair> {
-    found.iter().find_map(|found| match found.owner {
+pub fn earlier_pair<'a>(found: impl IntoIterator<Item = &'a Found>) -> Option<Pair> {
+    found.into_iter().find_map(|found| match found.owner {
         Owner::SameVm(pair, _) => Some(pair),
         _ => None,
     })

@@ -486,6 +486,7 @@ fn nothing_a_guest_writes_steers_what_is_labelled() {
         let qemu = host.launch(domid).unwrap();
         assert_eq!(level(&label(&own)), format!("s0:{}", host.key(domid).unwrap()), "{backend:?}");
         assert_eq!(label(&others), UNUSED, "{backend:?}");
+        host.destroy(domid);
         drop(qemu);
     }
 }
@@ -608,6 +609,20 @@ fn takes_the_disk_of_a_dead_domain_over_and_keeps_its_first_label() {
         drop(qemu);
     }
     assert!(host.claims().contains(&old), "a claim outlives its domain: the disk still carries its label");
+}
+
+#[test]
+fn refuses_a_disk_whose_domain_outlived_its_device_model() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm1", &[qdisk(768, &disk)]);
+    host.domain(2, "vm2", &[qdisk(768, &disk)]);
+    drop(host.launch(1).unwrap());
+    assert!(host.refuse(&["-xen-domid", "2"]).said.contains("it is in use by domain 1"));
+    // the number was given to another VM since
+    host.destroy(1);
+    host.domain(1, "vm3", &[]);
+    let _qemu = host.launch(2).unwrap();
 }
 
 #[test]
