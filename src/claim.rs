@@ -25,7 +25,7 @@ use nix::unistd::linkat;
 use crate::argv::Domid;
 use crate::context::Context;
 use crate::mcs::Pair;
-use crate::object::Identity;
+use crate::object::{Identity, Object};
 
 /// The first line of a claim: a later version that a reader of this one would misread has another number.
 const HEADER: &str = "svirt-interpose claim 1";
@@ -124,6 +124,20 @@ pub struct Labelled {
     pub after: Context,
     /// The path it was reached by.
     pub path: PathBuf,
+}
+
+impl Labelled {
+    /// Whether this is that object. A reboot changes the numbers of devices and so of filesystems: after one
+    /// the path and the inode tell a file.
+    #[must_use]
+    pub fn is(&self, object: &Object) -> bool {
+        match (self.identity, object.identity()) {
+            (Identity::File(_, _, recorded), Identity::File(_, _, inode)) if recorded == inode => {
+                self.identity == object.identity() || self.path == object.path()
+            }
+            (recorded, identity) => recorded == identity,
+        }
+    }
 }
 
 // The records, one line each.
@@ -229,7 +243,7 @@ impl Journal {
                 let identity = field("object")?.parse().ok()?;
                 let (before, after) = (field("before")?.parse().ok()?, field("after")?.parse().ok()?);
                 let path = OsString::from_vec(unescaped(field("path")?)?).into();
-                if self.original(identity).is_none() {
+                if self.labels.iter().all(|known| known.identity != identity) {
                     self.labels.push(Labelled { identity, before, after, path });
                 }
             }
@@ -251,10 +265,10 @@ impl Journal {
         Ok(None)
     }
 
-    /// The label that this object had before the claim.
+    /// The record of an object, if this claim labelled it.
     #[must_use]
-    pub fn original(&self, identity: Identity) -> Option<&Context> {
-        self.labels.iter().find(|label| label.identity == identity).map(|label| &label.before)
+    pub fn label(&self, object: &Object) -> Option<&Labelled> {
+        self.labels.iter().find(|label| label.is(object))
     }
 }
 
@@ -605,7 +619,7 @@ mod tests {
         ];
         let journal = Journal::parse(text(&lines).as_bytes()).unwrap();
         assert_eq!(journal.holders, [holder(7, 12)]);
-        assert_eq!(journal.original(label(b"").identity), Some(&label(b"").before));
+        assert_eq!(journal.labels, [label(b"/images/a")]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a launch has done so far, kept so that it can be undone.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -25,7 +26,7 @@ pub struct Confinement {
     claim: Claim,
     joined: bool,
     /// Claims that objects were taken over from, locked until QEMU runs.
-    taken: BTreeMap<Pair, Claim>,
+    taken: Vec<Claim>,
     published: bool,
     /// What the key said before it was published.
     before: Option<String>,
@@ -114,28 +115,25 @@ impl Confinement {
     /// Locks the claims that objects are taken over from, in one order for all launches, and looks again: a
     /// device model may have come up since.
     fn lock_taken(&mut self, objects: &[(Object, Relabel)]) -> Result<()> {
-        for (object, relabel) in objects {
-            let Some(pair) = relabel.from.filter(|pair| *pair != self.pair()) else { continue };
-            if self.taken.contains_key(&pair) {
-                continue;
-            }
-            let mut claim = self
-                .registry
-                .lock(pair)?
-                .with_context(|| format!("cannot take {} over: its claim is gone", object.path().display()))?;
+        let from = objects.iter().filter_map(|(object, relabel)| Some((relabel.from?, object.path())));
+        let from: BTreeMap<Pair, &Path> = from.filter(|(pair, _)| *pair != self.pair()).collect();
+        for (pair, path) in from {
+            let claim = self.registry.lock(pair)?;
+            let mut claim = claim.with_context(|| format!("cannot take {} over: its claim is gone", path.display()))?;
             if let Some(live) = claim.journal()?.live()?.filter(|live| live.vm != self.holder.vm) {
-                return Err(Refused::InUse(object.path().into(), live.to_string()).into());
+                return Err(Refused::InUse(path.into(), live.to_string()).into());
             }
-            self.taken.insert(pair, claim);
+            self.taken.push(claim);
         }
         Ok(())
     }
 
     fn own(&mut self, object: &Object, from: Option<Pair>) -> Result<()> {
         let (identity, pair) = (object.identity(), self.pair());
-        let done = match from {
-            Some(from) if from == pair => return Ok(()),
-            Some(from) => self.registry.hand_over(identity, from, pair)?,
+        let before = self.registry.owner(identity)?;
+        let done = match before {
+            Some(owner) if owner == pair => return Ok(()),
+            Some(owner) => from == before && self.registry.hand_over(identity, owner, pair)?,
             None => self.registry.own(identity, pair)?,
         };
         if !done {
@@ -144,7 +142,7 @@ impl Confinement {
             let holder = journal.holders.last().map_or_else(|| "another launch".into(), ToString::to_string);
             bail!(Refused::InUse(object.path().into(), holder));
         }
-        self.owned.push((identity, from));
+        self.owned.push((identity, before));
         Ok(())
     }
 

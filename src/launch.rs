@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::exec::{self, Qemu};
 use crate::guest::{self, Guest};
 use crate::log;
-use crate::mcs::{self, InUse, Set};
+use crate::mcs::{self, InUse, Pair, Set};
 use crate::object::{self, Object};
 use crate::plan::{self, Found, Owner, Relabel};
 use crate::selinux::{self, Mode};
@@ -138,38 +138,47 @@ fn find(guest: &Guest, registry: &Registry, store: &Connection, mode: Mode) -> R
             if all.iter().any(|(known, _)| known.identity() == object.identity()) {
                 continue;
             }
-            let label = object.label();
-            let owner = owner(&object, guest, registry, store)?;
-            if let Some(label) = tolerate(label, mode)? {
-                let found = Found { path: object.path().into(), label, owner };
-                all.push((object, found));
-            }
+            let Some(label) = tolerate(object.label(), mode)? else { continue };
+            let (owner, recorded) = owner(&object, &label, guest, registry, store)?;
+            let found = Found { path: object.path().into(), label, owner, recorded };
+            all.push((object, found));
         }
     }
     Ok(all)
 }
 
-fn owner(object: &Object, guest: &Guest, registry: &Registry, store: &Connection) -> Result<Owner> {
-    let Some(pair) = registry.owner(object.identity())? else { return Ok(Owner::Nobody) };
-    let journal = registry
-        .read(pair)?
-        .with_context(|| format!("cannot tell whose {} is: the claim of {pair} is gone", object.path().display()))?;
-    let original = journal.original(object.identity()).cloned();
+/// Whose an object is, with the label recorded for it. The index tells, or else the label itself: a reboot
+/// changes the numbers that the index goes by.
+fn owner(
+    object: &Object,
+    label: &Context,
+    guest: &Guest,
+    registry: &Registry,
+    store: &Connection,
+) -> Result<(Owner, Option<Context>)> {
+    let indexed = registry.owner(object.identity())?;
+    let Some(pair) = indexed.or_else(|| Pair::of(label.categories())) else { return Ok((Owner::Nobody, None)) };
+    let Some(journal) = registry.read(pair)? else {
+        let path = object.path().display();
+        ensure!(indexed.is_none(), "cannot tell whose {path} is: the claim of {pair} is gone; svirtctl reconcile");
+        return Ok((Owner::Nobody, None));
+    };
+    let recorded = journal.label(object).map(|record| record.before.clone());
     if journal.holders.iter().any(|holder| holder.vm == guest.vm) {
-        return Ok(Owner::SameVm(pair, original));
+        return Ok((Owner::SameVm(pair), recorded));
     }
     let deadline = Instant::now() + EXITING;
     loop {
         if let Some(holder) = guest::still_there(store, &journal.holders)? {
-            return Ok(Owner::Live(holder.clone()));
+            return Ok((Owner::Live(holder.clone()), None));
         }
         match journal.live()? {
-            Some(exiting) if Instant::now() > deadline => return Ok(Owner::Live(exiting.clone())),
+            Some(exiting) if Instant::now() > deadline => return Ok((Owner::Live(exiting.clone()), None)),
             Some(_) => sleep(Duration::from_millis(10)),
-            None => break,
+            None if indexed.is_none() && recorded.is_none() => return Ok((Owner::Nobody, None)),
+            None => return Ok((Owner::Gone(pair), recorded)),
         }
     }
-    Ok(Owner::Gone(pair, original))
 }
 
 fn decide(

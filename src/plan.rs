@@ -21,6 +21,8 @@ pub struct Found {
     pub label: Context,
     /// Whose it is.
     pub owner: Owner,
+    /// The label it had before any guest, as its owner recorded it.
+    pub recorded: Option<Context>,
 }
 
 /// Whose an object is, by the claims on this host.
@@ -29,9 +31,9 @@ pub enum Owner {
     /// No claim's.
     Nobody,
     /// A claim's of this same VM: its earlier run's, or that of the domain it migrates from.
-    SameVm(Pair, Option<Context>),
-    /// A claim's whose device models are all gone, with the label it had before that claim.
-    Gone(Pair, Option<Context>),
+    SameVm(Pair),
+    /// A claim's whose domains and device models are all gone.
+    Gone(Pair),
     /// Another VM's that is running.
     Live(Holder),
 }
@@ -86,18 +88,16 @@ pub fn relabel(found: &Found, image: &Context, published: &[(Domid, Set)]) -> Re
     if type_ != image.type_() && !DISK_TYPES.contains(&type_) {
         return Err(Refused::Type(found.path.clone(), type_.into()));
     }
+    // what was recorded counts only while the label is a guest's: somebody may have put it right by hand
+    let carried = if type_ == image.type_() { found.label.categories() } else { &Set::default() };
+    let original = found.recorded.as_ref().filter(|_| !carried.is_empty()).unwrap_or(&found.label).clone();
     match &found.owner {
         Owner::Live(holder) => Err(Refused::InUse(found.path.clone(), holder.to_string())),
-        Owner::SameVm(pair, original) | Owner::Gone(pair, original) => {
-            Ok(Relabel { original: original.as_ref().unwrap_or(&found.label).clone(), from: Some(*pair) })
-        }
-        Owner::Nobody => {
-            let carried = found.label.categories();
-            match published.iter().find(|(_, set)| !carried.is_empty() && set.comparable(carried)) {
-                Some((domid, _)) => Err(Refused::Carries(found.path.clone(), carried.to_string(), *domid)),
-                None => Ok(Relabel { original: found.label.clone(), from: None }),
-            }
-        }
+        Owner::SameVm(pair) | Owner::Gone(pair) => Ok(Relabel { original, from: Some(*pair) }),
+        Owner::Nobody => match published.iter().find(|(_, set)| !carried.is_empty() && set.comparable(carried)) {
+            Some((domid, _)) => Err(Refused::Carries(found.path.clone(), carried.to_string(), *domid)),
+            None => Ok(Relabel { original, from: None }),
+        },
     }
 }
 
@@ -105,7 +105,7 @@ pub fn relabel(found: &Found, image: &Context, published: &[(Domid, Set)]) -> Re
 #[must_use]
 pub fn earlier_pair<'a>(found: impl IntoIterator<Item = &'a Found>) -> Option<Pair> {
     found.into_iter().find_map(|found| match found.owner {
-        Owner::SameVm(pair, _) => Some(pair),
+        Owner::SameVm(pair) => Some(pair),
         _ => None,
     })
 }
@@ -122,7 +122,8 @@ mod tests {
     }
 
     fn found(label: &str, owner: Owner) -> Found {
-        Found { path: "/images/a".into(), label: context(label), owner }
+        let recorded = Some(context("u:object_r:xen_image_t:s0"));
+        Found { path: "/images/a".into(), label: context(label), owner, recorded }
     }
 
     fn decide(found: &Found, published: &[(&str, &str)]) -> Result<Relabel, Refused> {
@@ -158,21 +159,22 @@ mod tests {
 
     #[test]
     fn takes_over_from_the_gone_and_keeps_the_original_label() {
-        let original = context("u:object_r:xen_image_t:s0");
         let pair = "c1,c2".parse().unwrap();
-        let taken =
-            decide(&found("u:object_r:svirt_xen_image_t:s0:c1,c2", Owner::Gone(pair, Some(original.clone()))), &[])
-                .unwrap();
-        assert_eq!(taken, Relabel { original, from: Some(pair) });
+        let taken = decide(&found("u:object_r:svirt_xen_image_t:s0:c1,c2", Owner::Gone(pair)), &[]).unwrap();
+        assert_eq!(taken, Relabel { original: context("u:object_r:xen_image_t:s0"), from: Some(pair) });
+    }
+
+    #[test]
+    fn a_label_that_was_put_right_by_hand_is_the_original() {
+        let relabelled = found("u:object_r:virt_image_t:s0", Owner::Gone("c1,c2".parse().unwrap()));
+        assert_eq!(decide(&relabelled, &[]).unwrap().original, relabelled.label);
     }
 
     #[test]
     fn joins_the_claim_of_the_same_vm() {
         let pair: Pair = "c1,c2".parse().unwrap();
-        let disks = [
-            found("u:r:xen_image_t:s0", Owner::Nobody),
-            found("u:r:svirt_xen_image_t:s0:c1,c2", Owner::SameVm(pair, None)),
-        ];
+        let disks =
+            [found("u:r:xen_image_t:s0", Owner::Nobody), found("u:r:svirt_xen_image_t:s0:c1,c2", Owner::SameVm(pair))];
         assert_eq!(earlier_pair(&disks), Some(pair));
         assert_eq!(earlier_pair(&disks[..1]), None);
     }
