@@ -126,20 +126,6 @@ pub struct Labelled {
     pub path: PathBuf,
 }
 
-impl Labelled {
-    /// Whether this is that object. A reboot changes the numbers of devices and so of filesystems: after one
-    /// the path and the inode tell a file.
-    #[must_use]
-    pub fn is(&self, object: &Object) -> bool {
-        match (self.identity, object.identity()) {
-            (Identity::File(_, _, recorded), Identity::File(_, _, inode)) if recorded == inode => {
-                self.identity == object.identity() || self.path == object.path()
-            }
-            (recorded, identity) => recorded == identity,
-        }
-    }
-}
-
 // The records, one line each.
 
 fn holder_line(Holder { domid, vm, process }: &Holder) -> String {
@@ -268,7 +254,7 @@ impl Journal {
     /// The record of an object, if this claim labelled it.
     #[must_use]
     pub fn label(&self, object: &Object) -> Option<&Labelled> {
-        self.labels.iter().find(|label| label.is(object))
+        self.labels.iter().find(|label| object.is(label.identity, &label.path))
     }
 }
 
@@ -400,7 +386,7 @@ impl Registry {
             return Ok(false);
         }
         let path = self.object(identity);
-        let new = self.objects.join(format!(".{identity}.{}", std::process::id()));
+        let new = self.unfinished(identity, to);
         symlink(format!("../claims/{to}"), &new)
             .and_then(|()| fs::rename(&new, &path))
             .with_context(|| format!("cannot replace {}", path.display()))?;
@@ -412,6 +398,7 @@ impl Registry {
     /// # Errors
     /// When the symlink cannot be removed.
     pub fn disown(&self, identity: Identity, pair: Pair) -> Result<()> {
+        _ = fs::remove_file(self.unfinished(identity, pair));
         if self.owner(identity)? == Some(pair) {
             let path = self.object(identity);
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -435,6 +422,11 @@ impl Registry {
 
     fn claim(&self, pair: Pair) -> PathBuf {
         self.claims.join(pair.to_string())
+    }
+
+    /// What a crash in the middle of [`hand_over`](Self::hand_over) leaves.
+    fn unfinished(&self, identity: Identity, to: Pair) -> PathBuf {
+        self.objects.join(format!(".{identity}.{to}"))
     }
 
     fn object(&self, identity: Identity) -> PathBuf {

@@ -1,6 +1,7 @@
 //! `svirtctl`: the administrator's view of what the launches did.
 
 mod audit;
+mod reconcile;
 
 use std::process::ExitCode;
 
@@ -10,12 +11,14 @@ use lexopt::Arg::{Long, Short, Value};
 use crate::log;
 
 const USAGE: &str = "\
-usage: svirtctl audit
+usage: svirtctl COMMAND
 
-  audit   show every guest's categories, its device model's label and its disks' labels,
-          and whether they agree
+  audit       show every guest's categories, its device model's label and its disks' labels,
+              and whether they agree
+  reconcile   put back the labels of guests that are gone, and free their categories
 
-exit status: 0 they agree, 1 something does not, 2 it cannot be told
+exit status: 0 all is well, 1 something is not (audit: it does not agree; reconcile: it could
+not be put back), 2 it cannot be told
 
 See svirtctl(8).
 ";
@@ -46,6 +49,7 @@ fn command() -> Result<bool> {
             return Ok(true);
         }
         Some(Value(name)) if name == "audit" => audit::run as fn() -> Result<bool>,
+        Some(Value(name)) if name == "reconcile" => reconcile::run,
         Some(other) => bail!("{}; see svirtctl --help", other.unexpected()),
         None => bail!("no command given; see svirtctl --help"),
     };

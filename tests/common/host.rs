@@ -49,7 +49,11 @@ impl Host {
     /// An enforcing host with one dom0, no guest, and a configuration that names what the tests have.
     pub(crate) fn with(daemon: Daemon) -> Self {
         let host = Self { xenstored: Xenstored::start(daemon), directory: Directory::new(), launches: 0.into() };
-        host.store().write("/local/domain/0/domid", "0").unwrap();
+        let store = host.store();
+        store.write("/local/domain/0/domid", "0").unwrap();
+        for parent in ["/local/domain/0/backend/qdisk", "/local/domain/0/backend/vbd", "/libxl"] {
+            store.write(parent, "").unwrap();
+        }
         host.set("mode", "enforcing");
         host.set("filesystems", "nodev\tselinuxfs\n");
         host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c0.c1023");
@@ -144,7 +148,12 @@ impl Host {
         let report = self.path(&format!("report.{number}"));
         let log = self.path(&format!("stderr.{number}"));
         let mut command = self.command(env!("CARGO_BIN_EXE_svirt-interpose"));
-        let child = command.args(args).env("QEMU_REPORT", &report).stderr(File::create(&log).unwrap()).spawn();
+        let child = command
+            .args(args)
+            .env("QEMU_REPORT", &report)
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn();
         Started { child: child.unwrap(), report, log }
     }
 
@@ -188,6 +197,22 @@ impl Host {
             tree(&store, "/", &mut all);
         }
         all
+    }
+
+    /// Makes a domain's claim one of before a reboot of the host: of another boot, and with the device numbers of then.
+    pub(crate) fn rebooted(&self, domid: u16) {
+        let pair = self.key(domid).unwrap();
+        let claim = self.path("state/claims").join(&pair);
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let text = fs::read_to_string(&claim).unwrap().replace(boot.trim_end(), "00000000-the-boot-before");
+        fs::write(&claim, text.replace("object=file-", "object=file-9")).unwrap();
+        for entry in fs::read_dir(self.path("state/objects")).unwrap() {
+            let entry = entry.unwrap();
+            if fs::read_link(entry.path()).unwrap().ends_with(&pair) {
+                let old = entry.file_name().into_string().unwrap().replace("file-", "file-9");
+                fs::rename(entry.path(), entry.path().with_file_name(old)).unwrap();
+            }
+        }
     }
 
     /// The names of the claims.

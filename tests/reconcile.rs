@@ -1,0 +1,255 @@
+//! The end of a claim: `svirtctl reconcile` after every way a launch, a guest or a host can end.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common {
+    pub(crate) mod host;
+    pub(crate) mod xenstored;
+}
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::host::{Host, UNUSED, label, level, qdisk, set_label};
+
+/// Reconciles, and returns the exit status and what it said.
+fn reconcile(host: &Host) -> (i32, String) {
+    let output = host.svirtctl(&["reconcile"]);
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    (output.status.code().unwrap(), said.concat())
+}
+
+/// One guest that ran and is gone.
+fn after_a_guest(host: &Host, disk: &Path) {
+    host.domain(1, "vm1", &[qdisk(768, disk)]);
+    drop(host.launch(1).unwrap());
+    host.destroy(1);
+}
+
+#[test]
+fn puts_labels_back_and_frees_the_pair() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    let before = host.everything();
+    after_a_guest(&host, &disk);
+    assert_ne!(label(&disk), UNUSED);
+    let (status, said) = reconcile(&host);
+    assert_eq!((status, said.contains("freed, 1 labels put back")), (0, true), "{said}");
+    assert_eq!(host.everything(), before);
+    assert_eq!(reconcile(&host), (0, String::new()), "the second time there is nothing to do");
+}
+
+#[test]
+fn leaves_the_living_alone() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm1", &[qdisk(768, &disk)]);
+    let qemu = host.launch(1).unwrap();
+    let before = host.everything();
+    assert_eq!(reconcile(&host), (0, String::new()));
+    assert_eq!(host.everything(), before);
+    // the domain outlives its device model, for the next one to come
+    drop(qemu);
+    assert_eq!(reconcile(&host), (0, String::new()));
+    assert_eq!(host.everything(), before);
+    // a device model outlives its domain
+    let qemu = host.launch(1).unwrap();
+    host.destroy(1);
+    let before = host.everything();
+    assert_eq!(reconcile(&host), (0, String::new()));
+    assert_eq!(host.everything(), before);
+    drop(qemu);
+    assert_eq!(reconcile(&host).0, 0);
+    assert_eq!(label(&disk), UNUSED);
+}
+
+#[test]
+fn follows_a_disk_that_was_renamed_and_forgets_one_that_was_deleted() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    let renamed = disk.with_extension("old");
+    after_a_guest(&host, &disk);
+    fs::rename(&disk, &renamed).unwrap();
+    assert_eq!(reconcile(&host).0, 0);
+    assert_eq!(label(&renamed), UNUSED);
+
+    after_a_guest(&host, &renamed);
+    fs::remove_file(&renamed).unwrap();
+    assert_eq!(reconcile(&host).0, 0);
+    assert!(host.claims().is_empty());
+    assert_eq!(fs::read_dir(host.path("state/objects")).unwrap().count(), 0);
+}
+
+#[test]
+fn touches_nothing_that_is_not_as_it_left_it() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    after_a_guest(&host, &disk);
+    let by_hand = "system_u:object_r:virt_image_t:s0";
+    set_label(&disk, by_hand);
+    assert_eq!(reconcile(&host).0, 0);
+    assert_eq!(label(&disk), by_hand);
+
+    after_a_guest(&host, &disk);
+    let others = host.image("others.raw");
+    let theirs = "system_u:object_r:svirt_xen_image_t:s0:c1,c2";
+    set_label(&others, theirs);
+    fs::rename(&others, &disk).unwrap();
+    assert_eq!(reconcile(&host).0, 0);
+    assert_eq!(label(&disk), theirs);
+    assert!(host.claims().is_empty());
+}
+
+#[test]
+fn keeps_the_pair_while_the_disk_cannot_be_reached() {
+    let host = Host::new();
+    let place = host.path("mounted");
+    fs::create_dir(&place).unwrap();
+    let mount = |program: &str, args: &[&str]| {
+        assert!(Command::new(program).args(args).arg(&place).status().unwrap().success());
+    };
+    let image = host.path("filesystem");
+    fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
+    assert!(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&image).status().unwrap().success());
+    mount("mount", &["-o", "loop", image.to_str().unwrap()]);
+    let disk = place.join("a.raw");
+    fs::File::create(&disk).unwrap();
+    set_label(&disk, UNUSED);
+    after_a_guest(&host, &disk);
+    mount("umount", &[]);
+    let (status, said) = reconcile(&host);
+    assert_eq!(status, 1);
+    assert!(said.contains("its filesystem is not mounted at"), "{said}");
+    assert_eq!(host.claims().len(), 1);
+    mount("mount", &["-o", "loop", image.to_str().unwrap()]);
+    let (status, said) = reconcile(&host);
+    let found = label(&disk);
+    mount("umount", &[]);
+    assert_eq!((status, found.as_str()), (0, UNUSED), "{said}");
+}
+
+#[test]
+fn after_the_hosts_reboot_nothing_is_held_and_numbers_have_changed() {
+    let host = Host::new();
+    let [disk, taken] = ["a.raw", "b.raw"].map(|name| host.image(name));
+    let before = host.everything();
+    let mut running = Vec::new(); // whatever has that pid now
+    for (domid, disk) in [(1, &disk), (2, &taken)] {
+        host.domain(domid, &format!("vm{domid}"), &[qdisk(768, disk)]);
+        running.push(host.launch(domid).unwrap());
+        host.rebooted(domid);
+        host.destroy(domid);
+    }
+    // before reconcile ran, another guest got the second disk: the label leads to the claim
+    host.domain(3, "vm3", &[qdisk(768, &taken)]);
+    let qemu = host.launch(3).unwrap();
+    assert_eq!(level(&label(&taken)), format!("s0:{}", host.key(3).unwrap()));
+    let (status, said) = reconcile(&host);
+    assert_eq!((status, label(&disk).as_str()), (0, UNUSED), "{said}");
+    assert_eq!(level(&label(&taken)), format!("s0:{}", host.key(3).unwrap()), "{said}");
+    host.destroy(3);
+    drop(qemu);
+    assert_eq!(reconcile(&host).0, 0);
+    assert_eq!(host.everything(), before);
+}
+
+#[test]
+fn reports_a_corrupt_claim_and_leaves_it() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    after_a_guest(&host, &disk);
+    let claim = host.path("state/claims").join(&host.claims()[0]);
+    let text = fs::read_to_string(&claim).unwrap();
+    fs::write(&claim, text.replace("label object=file", "label object=fill")).unwrap();
+    let before = host.everything();
+    let (status, said) = reconcile(&host);
+    assert_eq!(status, 1);
+    assert!(said.contains("line 3 makes no sense"), "{said}");
+    assert_eq!(host.everything(), before);
+    fs::write(&claim, text).unwrap();
+    assert_eq!(reconcile(&host).0, 0);
+}
+
+/// Runs a program under strace with this injected, and returns the system calls it made before it executed another.
+fn traced(host: &Host, inject: Option<&str>, program: &str, args: &[&str]) -> Vec<String> {
+    let trace = host.path("trace");
+    let status = Command::new("timeout")
+        .args(["60", "strace", "-o"])
+        .arg(&trace)
+        .args(inject.iter().flat_map(|inject| ["-e", inject]))
+        .arg(format!("--env=LD_PRELOAD={}", common::host::compiled("selinux.so").display()))
+        .arg(program)
+        .args(args)
+        .env("QEMU_EXIT", "yes")
+        .env("SELINUX_SHIM", host.path(""))
+        .env("XENSTORED_PATH", host.xenstored.socket())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_ne!(status.code(), Some(124), "{program} hangs");
+    let trace = fs::read_to_string(trace).unwrap();
+    let calls = trace.lines().filter_map(|line| line.split_once('(')).map(|(name, _)| name.to_owned());
+    calls.skip(1).take_while(|name| name != "execve").filter(|name| !name.starts_with("exit")).collect()
+}
+
+/// Runs a program once for each of its system calls, killed there; `prepare` comes before and `mended` after each run.
+/// How many there were.
+fn crash_everywhere(host: &Host, program: &str, args: &[&str], prepare: impl Fn(), mended: impl Fn(&str)) -> usize {
+    prepare();
+    let calls = traced(host, None, program, args);
+    mended("no crash");
+    for (index, name) in calls.iter().enumerate() {
+        let number = calls[..=index].iter().filter(|call| *call == name).count();
+        prepare();
+        traced(host, Some(&format!("inject={name}:signal=SIGKILL:when={number}")), program, args);
+        mended(&format!("killed at {name} {number}"));
+    }
+    calls.len()
+}
+
+#[test]
+fn mends_what_a_crash_at_any_system_call_left() {
+    let host = Host::new();
+    let disks = ["fresh.raw", "used.raw"].map(|name| host.image(name));
+    let before = host.everything();
+    let prepare = || {
+        // one disk is taken over from a guest that is gone
+        after_a_guest(&host, &disks[1]);
+        host.domain(2, "vm2", &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+    };
+    let mended = |point: &str| {
+        for disk in &disks {
+            let set = level(&label(disk)).split_off(2);
+            assert!(set.is_empty() || host.claims().contains(&set[1..].into()), "{point}: {set} without a claim");
+        }
+        host.destroy(2);
+        let (status, said) = reconcile(&host);
+        assert_eq!(status, 0, "{point}: {said}");
+        assert_eq!(host.everything(), before, "{point}: {said}");
+    };
+    let points = crash_everywhere(&host, env!("CARGO_BIN_EXE_svirt-interpose"), &["-xen-domid", "2"], prepare, mended);
+    println!("{points} points of a launch");
+    assert!(points > 200, "only {points} points");
+}
+
+#[test]
+fn may_itself_be_killed_at_any_system_call() {
+    let host = Host::new();
+    let disks = ["a.raw", "b.raw"].map(|name| host.image(name));
+    let before = host.everything();
+    let prepare = || {
+        host.domain(1, "vm1", &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+        drop(host.launch(1).unwrap());
+        host.destroy(1);
+    };
+    let mended = |point: &str| {
+        let (status, said) = reconcile(&host);
+        assert_eq!(status, 0, "{point}: {said}");
+        assert_eq!(host.everything(), before, "{point}: {said}");
+    };
+    let points = crash_everywhere(&host, env!("CARGO_BIN_EXE_svirtctl"), &["reconcile"], prepare, mended);
+    println!("{points} points of a reconcile");
+    assert!(points > 100, "only {points} points");
+}
