@@ -10,7 +10,7 @@ use crate::mcs::{Pair, Set};
 
 /// The types a disk may have before a guest's label. A path that leads elsewhere, to `/etc/shadow` or to
 /// dom0's own system, is a mistake or an attack; the policy allows relabelling from these and no others.
-pub const DISK_TYPES: &[&str] = &["fixed_disk_device_t", "svirt_image_t", "virt_image_t", "xen_image_t"];
+pub const DISK_TYPES: &[&str] = &["fixed_disk_device_t", "virt_image_t", "xen_image_t"];
 
 /// An object of one of the guest's writable disks, as found.
 #[derive(Debug, Clone)]
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn refuses_a_type_that_is_no_disks() {
-        for type_ in ["shadow_t", "etc_t", "device_t", "user_home_t"] {
+        for type_ in ["shadow_t", "etc_t", "device_t", "user_home_t", "svirt_image_t"] {
             let refused = decide(&found(&format!("u:object_r:{type_}:s0"), Owner::Nobody), &[]);
             assert!(matches!(refused, Err(Refused::Type(..))), "{type_}");
         }
