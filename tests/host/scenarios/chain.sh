@@ -1,0 +1,113 @@
+# shellcheck shell=bash
+# chain: two HVM guests and a PV guest started, confined and kept apart
+#
+# The whole chain: xl create starts each guest's QEMU through svirt-interpose, with its disks labelled; what one guest's
+# QEMU may not do to another's; QEMU without a guest; and nothing left behind.
+images=/var/lib/xen/images
+interpose=/usr/libexec/svirt-interpose
+
+level_is() { # LABEL TYPE GUEST
+    [[ $1 == *:"$2:s0:$(key "$3")" ]] || { echo "$1, and the key of $3 is $(key "$3")"; return 1; }
+}
+qemu_confined() { level_is "$(qemu_label "$1")" svirt_xen_t "$1"; }
+disk_confined() { level_is "$(disk_label "$2")" svirt_xen_image_t "$1"; }
+is_pair() { grep -Exq 'c[0-9]+,c[0-9]+' <<<"$(key "$1")"; }
+all_differ() { [ -z "$(for name; do key "$name"; echo; done | sort | uniq -d)" ]; }
+opened() { find "/proc/$(qemu_pid "$1")/fd" -lname "$2" | grep -q .; }
+no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
+
+disk $images/one-phy.raw
+disk $images/one-qdisk.raw
+disk $images/one.qcow2 4M qcow2
+disk /dev/ram0
+disk $images/one-fifth.raw
+disk $images/two.raw
+disk /dev/ram1
+disk $images/three.raw
+
+echo "guests"
+check "one: HVM, five disks" guest one \
+    disk="$images/one-phy.raw,raw,hda,rw" \
+    disk="format=raw,vdev=hdb,access=rw,backendtype=qdisk,target=$images/one-qdisk.raw" \
+    disk="$images/one.qcow2,qcow2,hdc,rw" \
+    disk="/dev/ram0,raw,hdd,rw" \
+    disk="format=raw,vdev=xvde,access=rw,backendtype=qdisk,target=$images/one-fifth.raw" || finish
+check "two: HVM, a file and a block device" guest two disk="$images/two.raw,raw,hda,rw" disk="/dev/ram1,raw,hdb,rw" || finish
+check "three: PV, a qdisk" guest three type=pv \
+    disk="format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=$images/three.raw" || finish
+
+echo "labels"
+for name in one two three; do
+    check "$name: a pair of categories" is_pair "$name"
+    check "$name: QEMU runs with it, as svirt_xen_t" qemu_confined "$name"
+done
+check "the pairs differ" all_differ one two three
+check "raw file, phy" disk_confined one $images/one-phy.raw
+check "raw file, qdisk" disk_confined one $images/one-qdisk.raw
+check "qcow2 file, qdisk" disk_confined one $images/one.qcow2
+check "block device, phy" disk_confined one /dev/ram0
+check "fifth disk, qdisk" disk_confined one $images/one-fifth.raw
+check "two's file" disk_confined two $images/two.raw
+check "two's block device" disk_confined two /dev/ram1
+check "three's file" disk_confined three $images/three.raw
+
+echo "guests' writes reach their disks"
+for path in $images/one-phy.raw $images/one-qdisk.raw $images/one.qcow2 /dev/ram0; do
+    check "$path" stamped "$path" $images/one-phy.raw
+done
+check "fifth disk: opened by QEMU" opened one $images/one-fifth.raw
+for path in $images/two.raw /dev/ram1; do check "$path" stamped "$path" $images/two.raw; done
+check "$images/three.raw" stamped $images/three.raw three
+check "no denial so far" no_avcs
+
+# shellcheck source=tests/host/scenarios/as-qemu
+. ./as-qemu
+denied() { # PERMISSION CLASS NAME ATTEMPT TARGET
+    local permission=$1 class=$2 output denials
+    shift 2
+    if output=$(as_qemu "$@"); then
+        echo "allowed"
+        return 1
+    fi
+    denials=$(avcs)
+    [[ $output =~ "Permission denied"|"Operation not permitted" ]] &&
+        grep -q "{ $permission }.*scontext=$(qemu_label "$1") .*tclass=$class" <<<"$denials" && return
+    printf '%s\n' "$output" "$denials"
+    return 1
+}
+in_context() { [ "$(as_qemu "$1" context)" = "$(qemu_label "$1")" ]; }
+
+echo "what one's QEMU may do"
+check "runs in its context" in_context one
+check "reads its file" as_qemu one read $images/one-phy.raw
+check "writes its file" as_qemu one write $images/one-phy.raw
+check "reads its block device" as_qemu one read /dev/ram0
+check "writes its block device" as_qemu one write /dev/ram0
+check "no denial so far" no_avcs
+
+echo "what one's QEMU may not do"
+check "read two's file" denied read file one read $images/two.raw
+check "write two's file" denied write file one write $images/two.raw
+check "read two's block device" denied read blk_file one read /dev/ram1
+check "write two's block device" denied write blk_file one write /dev/ram1
+check "read three's file" denied read file one read $images/three.raw
+check "attach to two's QEMU" denied ptrace process one attach "$(qemu_pid two)"
+check "read two's QEMU's memory" denied ptrace process one memory "$(qemu_pid two)"
+check "signal two's QEMU" denied signal process one signal "$(qemu_pid two)"
+
+echo "QEMU without a guest"
+everything() { xenstore-ls -fp; find /var/lib/svirt-interpose -printf '%p %l %s\n' | sort; }
+before=$(everything)
+check "libxl's probe" runcon -l s0 python3 ./libxl-probe $interpose
+check "-help" $interpose -help
+check "-version" $interpose -version
+leaves_nothing() { diff <(echo "$before") <(everything); }
+check "nothing left in XenStore or the state directory" leaves_nothing
+check "no denial so far" no_avcs
+
+echo "the end"
+for name in one two three; do check "destroy $name" destroy "$name"; done
+no_keys() { ! xenstore-ls -f | grep selinux-mcs; }
+check "no key left" no_keys
+check "no denial" no_avcs
+finish
