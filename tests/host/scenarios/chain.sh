@@ -105,6 +105,11 @@ leaves_nothing() { diff <(echo "$before") <(everything); }
 check "nothing left in XenStore or the state directory" leaves_nothing
 check "no denial so far" no_avcs
 
+echo "the administrator's view"
+check "svirtctl audit" svirtctl audit
+over_xenbus() { XENSTORED_PATH=/dev/xen/xenbus as_qemu one context; }
+check "a launch through /dev/xen/xenbus" over_xenbus
+
 echo "the end"
 for name in one two three; do check "destroy $name" destroy "$name"; done
 no_keys() { ! xenstore-ls -f | grep selinux-mcs; }
