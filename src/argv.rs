@@ -69,7 +69,7 @@ pub enum Refused {
     Missing(String),
     /// Two domids are named.
     Contradictory(Domid, Domid),
-    /// `-xen-domid` follows an option that may take it as its own value.
+    /// `-xen-domid` or `-d` follows an option that may take it as its own value.
     Ambiguous(String, String),
 }
 
@@ -169,6 +169,9 @@ pub fn target(args: &[OsString]) -> Result<Target, Refused> {
             (_, Some("name")) => before = None, // a guest's name may be anything
             ("xen-domid", Some(before)) => return Err(Refused::Ambiguous(format!("-{before}"), "-xen-domid".into())),
             ("xen-domid", None) => note(rest.next().ok_or_else(|| Refused::Missing("-xen-domid".into()))?)?,
+            ("d", Some(before)) if rest.as_slice().first().is_some_and(|value| is_numeric(value)) => {
+                return Err(Refused::Ambiguous(format!("-{before}"), "-d".into()));
+            }
             // upstream QEMU's -d takes names of log items, and those are no numbers
             ("d", None) => match rest.next() {
                 Some(value) if is_numeric(value) => note(value)?,
@@ -266,6 +269,7 @@ mod tests {
         assert_eq!(told(&["-name", "7", "-xen-domid", "8"]), Ok(guest(8)));
         assert_eq!(told(&["-d", "guest_errors", "-xen-domid", "7"]), Ok(guest(7)));
         assert!(matches!(told(&["-append", "-xen-domid", "9"]), Err(Refused::Ambiguous(..))));
+        assert!(matches!(told(&["-append", "-d", "9"]), Err(Refused::Ambiguous(..))));
     }
 
     proptest! {

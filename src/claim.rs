@@ -113,6 +113,19 @@ impl fmt::Display for Holder {
     }
 }
 
+/// A claim that was there a moment ago is gone: `svirtctl reconcile` freed it. Where it is gone for good, its links
+/// in the index are what reconcile removes.
+#[derive(Debug)]
+pub struct Vanished(pub Pair);
+
+impl fmt::Display for Vanished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the claim of {} is gone: run svirtctl reconcile", self.0)
+    }
+}
+
+impl std::error::Error for Vanished {}
+
 /// An object that a claim labelled, or was about to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labelled {
@@ -182,7 +195,7 @@ fn unescaped(text: &str) -> Option<Vec<u8>> {
 pub struct Journal {
     /// Its holders, alive or not; those that left are not here.
     pub holders: Vec<Holder>,
-    /// Every object it labelled, once, with the first record's label before.
+    /// Every object it labelled, once, as last recorded.
     pub labels: Vec<Labelled>,
 }
 
@@ -229,9 +242,8 @@ impl Journal {
                 let identity = field("object")?.parse().ok()?;
                 let (before, after) = (field("before")?.parse().ok()?, field("after")?.parse().ok()?);
                 let path = OsString::from_vec(unescaped(field("path")?)?).into();
-                if self.labels.iter().all(|known| known.identity != identity) {
-                    self.labels.push(Labelled { identity, before, after, path });
-                }
+                self.labels.retain(|known| known.identity != identity);
+                self.labels.push(Labelled { identity, before, after, path });
             }
             _ => {}
         }
@@ -347,15 +359,16 @@ impl Registry {
         let what = || format!("cannot lock {}", path.display());
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let file = match OpenOptions::new().read(true).append(true).open(&path) {
+            let nofollow = OFlag::O_NOFOLLOW.bits();
+            let file = match OpenOptions::new().read(true).append(true).custom_flags(nofollow).open(&path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
                 result => result.with_context(what)?,
             };
             match file.try_lock() {
                 // it may have been removed, and even made again, before the lock was ours
                 Ok(()) if is_same(&file, &path) => return Ok(Some(Claim { pair, file, path })),
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+                Ok(()) | Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+                Ok(()) => bail!("{}: it keeps changing", what()),
                 Err(TryLockError::WouldBlock) => {
                     bail!("{}: another launch or svirtctl has held it for {PATIENCE:?}", what())
                 }
@@ -387,6 +400,7 @@ impl Registry {
         }
         let path = self.object(identity);
         let new = self.unfinished(identity, to);
+        _ = fs::remove_file(&new);
         symlink(format!("../claims/{to}"), &new)
             .and_then(|()| fs::rename(&new, &path))
             .with_context(|| format!("cannot replace {}", path.display()))?;
@@ -418,6 +432,22 @@ impl Registry {
         }
         pairs.sort_unstable();
         Ok(pairs)
+    }
+
+    /// Removes what leads to no claim from the index.
+    ///
+    /// # Errors
+    /// When the index cannot be read or changed.
+    pub fn remove_dangling(&self) -> Result<()> {
+        let what = || format!("cannot clean {}", self.objects.display());
+        for entry in fs::read_dir(&self.objects).with_context(what)? {
+            let path = entry.with_context(what)?.path();
+            let leads_nowhere = path.is_symlink() && !path.exists();
+            if leads_nowhere {
+                fs::remove_file(&path).with_context(what)?;
+            }
+        }
+        Ok(())
     }
 
     fn claim(&self, pair: Pair) -> PathBuf {
@@ -503,20 +533,17 @@ impl Claim {
         self.append(&left_line(process))
     }
 
-    /// Records what is about to be labelled; on the disk, with the claim itself, when `sync` says that one
-    /// of the labels outlives a reboot.
+    /// Records what is about to be labelled, on the disk, with the claim itself: a label on a file and a link in the
+    /// index outlive a power cut.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn about_to_label(&mut self, labels: &[Labelled], sync: bool) -> Result<()> {
+    pub fn about_to_label(&mut self, labels: &[Labelled]) -> Result<()> {
         self.append(&labels.iter().map(label_line).collect::<String>())?;
-        if sync {
-            let what = || format!("cannot sync {}", self.path.display());
-            self.file.sync_data().with_context(what)?;
-            let claims = self.path.parent().context("a claim has a directory")?;
-            File::open(claims).and_then(|claims| claims.sync_all()).with_context(what)?;
-        }
-        Ok(())
+        let what = || format!("cannot sync {}", self.path.display());
+        self.file.sync_data().with_context(what)?;
+        let claims = self.path.parent().context("a claim has a directory")?;
+        File::open(claims).and_then(|claims| claims.sync_all()).with_context(what)
     }
 
     /// Gives the pair up: another launch may have it at once.
@@ -600,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_first_label_before_and_drops_holders_that_left() {
+    fn believes_the_last_record_and_drops_holders_that_left() {
         let second = Labelled { before: "u:r:other_t:s0".parse().unwrap(), ..label(b"/images/a") };
         let lines = [
             holder_line(&holder(7, 12)),
@@ -611,7 +638,7 @@ mod tests {
         ];
         let journal = Journal::parse(text(&lines).as_bytes()).unwrap();
         assert_eq!(journal.holders, [holder(7, 12)]);
-        assert_eq!(journal.labels, [label(b"/images/a")]);
+        assert_eq!(journal.labels, [second]);
     }
 
     #[test]

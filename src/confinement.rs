@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::claim::{Claim, Holder, Labelled, Registry};
+use crate::claim::{Claim, Holder, Labelled, Registry, Vanished};
 use crate::context::Context;
 use crate::guest;
 use crate::log;
@@ -55,9 +55,15 @@ impl Confinement {
     /// # Errors
     /// When the claim is gone by now, is another VM's, or cannot be written.
     pub fn join(store: Connection, registry: Registry, holder: Holder, pair: Pair) -> Result<Self> {
-        let mut claim = registry.lock(pair)?.with_context(|| format!("cannot join the claim of {pair}: it is gone"))?;
-        let ours = claim.journal()?.holders.iter().any(|known| known.vm == holder.vm);
-        ensure!(ours, "cannot join the claim of {pair}: it is another VM's by now");
+        let mut claim = registry.lock(pair)?.ok_or(Vanished(pair))?;
+        let journal = claim.journal()?;
+        ensure!(journal.holders.iter().any(|known| known.vm == holder.vm), Vanished(pair));
+        if let Some(other) = journal.live()?.filter(|other| other.domid != holder.domid) {
+            log::warn(&format!(
+                "domain {} shares its disks and categories with {other}: both are that VM",
+                holder.domid
+            ));
+        }
         claim.join(&holder)?;
         Ok(Self::new(store, registry, holder, claim, true))
     }
@@ -78,16 +84,16 @@ impl Confinement {
     /// # Errors
     /// As [`guest::publish`].
     pub fn publish(&mut self) -> Result<()> {
+        self.before = guest::key_of(&self.store, self.holder.domid)?;
         self.published = true; // even if it fails: the answer to a commit may be lost
-        self.before = guest::publish(&self.store, self.holder.domid, self.pair())?;
-        Ok(())
+        guest::publish(&self.store, self.holder.domid, self.pair())
     }
 
     /// Labels the objects, one record written ahead of each change.
     ///
     /// # Errors
     /// When one of them became another VM's meanwhile, or cannot be labelled.
-    pub fn label(&mut self, objects: Vec<(Object, Relabel)>, image: &Context) -> Result<()> {
+    pub fn label(&mut self, mut objects: Vec<(Object, Relabel)>, image: &Context) -> Result<()> {
         let after = image.with_pair(self.pair());
         let record = |(object, relabel): &(Object, Relabel)| Labelled {
             identity: object.identity(),
@@ -95,9 +101,9 @@ impl Confinement {
             after: after.clone(),
             path: object.path().into(),
         };
-        // a device's label dies with its node, a file's outlives the host
-        let lasting = objects.iter().any(|(object, _)| matches!(object.identity(), Identity::File(..)));
-        self.claim.about_to_label(&objects.iter().map(record).collect::<Vec<_>>(), lasting)?;
+        // in one order for all launches: of two that want the same disks, the first to own one owns all
+        objects.sort_by_key(|(object, _)| object.identity());
+        self.claim.about_to_label(&objects.iter().map(record).collect::<Vec<_>>())?;
         self.lock_taken(&objects)?;
         for (object, relabel) in &objects {
             self.own(object, relabel.from)?;
@@ -118,8 +124,7 @@ impl Confinement {
         let from = objects.iter().filter_map(|(object, relabel)| Some((relabel.from?, object.path())));
         let from: BTreeMap<Pair, &Path> = from.filter(|(pair, _)| *pair != self.pair()).collect();
         for (pair, path) in from {
-            let claim = self.registry.lock(pair)?;
-            let mut claim = claim.with_context(|| format!("cannot take {} over: its claim is gone", path.display()))?;
+            let mut claim = self.registry.lock(pair)?.ok_or(Vanished(pair))?;
             if let Some(live) = claim.journal()?.live()?.filter(|live| live.vm != self.holder.vm) {
                 return Err(Refused::InUse(path.into(), live.to_string()).into());
             }

@@ -127,11 +127,19 @@ pub fn published(store: &Connection) -> Result<Vec<(Domid, Set)>> {
     Ok(published)
 }
 
-/// Publishes a guest's pair, readable by dom0 alone, and returns what was published before.
+/// What is published for a domain.
+///
+/// # Errors
+/// When XenStore cannot be read.
+pub fn key_of(store: &Connection, domid: Domid) -> Result<Option<String>> {
+    Ok(optional(store.read(&key(domid)))?.map(Into::into))
+}
+
+/// Publishes a guest's pair, readable by dom0 alone.
 ///
 /// # Errors
 /// When the domain does not exist, its guest may write its node, or XenStore refuses.
-pub fn publish(store: &Connection, domid: Domid, pair: Pair) -> Result<Option<String>> {
+pub fn publish(store: &Connection, domid: Domid, pair: Pair) -> Result<()> {
     change(store, domid, |_| Change::Write(pair.to_string()))
 }
 
@@ -145,7 +153,7 @@ pub fn unpublish(store: &Connection, domid: Domid, pair: Pair, before: Option<&s
         Some(before) => Change::Write(before.into()),
         None => Change::Remove,
     };
-    change(store, domid, back).map(drop)
+    change(store, domid, back)
 }
 
 /// What becomes of a key.
@@ -155,9 +163,9 @@ enum Change {
     Remove,
 }
 
-/// Changes a domain's key, by what it says now, and returns that. In a transaction that has seen the
+/// Changes a domain's key by what it says now. In a transaction that has seen the
 /// domain's own node: a plain write would bring a destroyed domain back as a ghost.
-fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change) -> Result<Option<String>> {
+fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change) -> Result<()> {
     let key = key(domid);
     for _ in 0..TRIES {
         let transaction = store.transaction()?;
@@ -173,7 +181,7 @@ fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change)
         }
         match transaction.commit() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            result => return Ok(result.map(|()| now.map(Into::into))?),
+            result => return Ok(result?),
         }
     }
     bail!("cannot change {key}: somebody else kept changing the domain in {TRIES} tries")
@@ -184,8 +192,7 @@ fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change)
 /// # Errors
 /// When XenStore cannot be read.
 pub fn is_published(store: &Connection, domid: Domid, pair: Pair) -> Result<bool> {
-    let value = optional(store.read(&key(domid)))?;
-    Ok(value.is_some_and(|value| *value == *pair.to_string()))
+    Ok(key_of(store, domid)?.is_some_and(|value| value == pair.to_string()))
 }
 
 /// The holder whose domain still exists, if any: whatever became of its device model, the kernel's own

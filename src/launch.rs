@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 
 use crate::argv::{self, Domid, Target};
-use crate::claim::{Holder, Process, Registry};
+use crate::claim::{Holder, Process, Registry, Vanished};
 use crate::config::{self, Config};
 use crate::confinement::Confinement;
 use crate::context::Context;
@@ -27,6 +27,9 @@ use crate::xenstore::Connection;
 /// How long the device model of a domain that is gone may take to exit before its disk is called in use:
 /// libxl sends it SIGHUP and does not wait (`libxl__destroy_device_model`).
 const EXITING: Duration = Duration::from_secs(10);
+
+/// How often a launch begins anew because a claim was freed under it.
+const TRIES: u32 = 5;
 
 /// Why QEMU was not started, and the exit status that says so: 125 refused, 126 it cannot be executed, 127
 /// there is no such file; as env(1) and runcon(1).
@@ -72,7 +75,9 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
 
     let signals = Held::hold()?;
     let confinement = confine(&config, domid, mode);
-    signals.release()?;
+    if let Err(stopped) = signals.release() {
+        return Err(confinement.err().map_or(anyhow!("{stopped}"), |cause| cause.context(stopped)).into());
+    }
     match confinement {
         Ok(_kept_by_execve) => Ok(qemu.exec(args)?),
         Err(cause) if mode == Mode::Permissive => {
@@ -85,7 +90,19 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
     }
 }
 
+/// Tries again when a claim that it built on was freed meanwhile: `svirtctl reconcile` may run at any time.
 fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
+    let mut tries = 0..TRIES;
+    loop {
+        tries.next();
+        match try_to_confine(config, domid, mode) {
+            Err(error) if error.is::<Vanished>() && !tries.is_empty() => {}
+            result => return result,
+        }
+    }
+}
+
+fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
     let domain = config.domain_context.clone().map_or_else(selinux::virtual_domain_context, Ok)?;
     let image = config.image_context.clone().map_or_else(selinux::virtual_image_context, Ok)?;
     selinux::check(&domain)?;
@@ -131,6 +148,7 @@ fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
 
 /// The objects of the guest's writable disks, and whose they are.
 fn find(guest: &Guest, registry: &Registry, store: &Connection, mode: Mode) -> Result<Vec<(Object, Found)>> {
+    let deadline = Instant::now() + EXITING;
     let mut all: Vec<(Object, Found)> = Vec::new();
     for vbd in guest.vbds.iter().filter(|vbd| vbd.writable) {
         let objects = object::open_all(&vbd.paths).with_context(|| format!("cannot use {}", vbd.backend));
@@ -139,7 +157,7 @@ fn find(guest: &Guest, registry: &Registry, store: &Connection, mode: Mode) -> R
                 continue;
             }
             let Some(label) = tolerate(object.label(), mode)? else { continue };
-            let (owner, recorded) = owner(&object, &label, guest, registry, store)?;
+            let (owner, recorded) = owner(&object, &label, guest, registry, store, deadline)?;
             let found = Found { path: object.path().into(), label, owner, recorded };
             all.push((object, found));
         }
@@ -155,19 +173,21 @@ fn owner(
     guest: &Guest,
     registry: &Registry,
     store: &Connection,
+    deadline: Instant,
 ) -> Result<(Owner, Option<Context>)> {
     let indexed = registry.owner(object.identity())?;
     let Some(pair) = indexed.or_else(|| Pair::of(label.categories())) else { return Ok((Owner::Nobody, None)) };
     let Some(journal) = registry.read(pair)? else {
-        let path = object.path().display();
-        ensure!(indexed.is_none(), "cannot tell whose {path} is: the claim of {pair} is gone; svirtctl reconcile");
+        ensure!(indexed.is_none(), Vanished(pair));
         return Ok((Owner::Nobody, None));
     };
     let recorded = journal.label(object).map(|record| record.before.clone());
     if journal.holders.iter().any(|holder| holder.vm == guest.vm) {
         return Ok((Owner::SameVm(pair), recorded));
     }
-    let deadline = Instant::now() + EXITING;
+    if indexed.is_none() && recorded.is_none() {
+        return Ok((Owner::Nobody, None)); // its categories are the claim's, but it is none of the claim's objects
+    }
     loop {
         if let Some(holder) = guest::still_there(store, &journal.holders)? {
             return Ok((Owner::Live(holder.clone()), None));
@@ -175,7 +195,6 @@ fn owner(
         match journal.live()? {
             Some(exiting) if Instant::now() > deadline => return Ok((Owner::Live(exiting.clone()), None)),
             Some(_) => sleep(Duration::from_millis(10)),
-            None if indexed.is_none() && recorded.is_none() => return Ok((Owner::Nobody, None)),
             None => return Ok((Owner::Gone(pair), recorded)),
         }
     }

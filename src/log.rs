@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::os::unix::net::UnixDatagram;
 
-use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
+use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
 /// The name every line begins with.
 const NAME: &str = "svirt-interpose";
@@ -11,21 +12,21 @@ const NAME: &str = "svirt-interpose";
 /// Tells syslog alone that something was done. Failing to log never fails a launch.
 pub fn done(message: &str) {
     let message = clean(message);
-    _ = syslog().map(|mut syslog| syslog.info(message));
+    syslog(Severity::LOG_INFO, message);
 }
 
 /// Tells of something that is not as it should be but stops nothing.
 pub fn warn(message: &str) {
     let message = clean(message);
     say(&format!("{NAME}: warning: {message}"));
-    _ = syslog().map(|mut syslog| syslog.warning(message));
+    syslog(Severity::LOG_WARNING, message);
 }
 
 /// Tells why the launch ends here.
 pub fn refused(message: &str) {
     let message = clean(message);
     say(&format!("{NAME}: {message}"));
-    _ = syslog().map(|mut syslog| syslog.err(message));
+    syslog(Severity::LOG_ERR, message);
 }
 
 /// Not by `eprintln!`, which would end the launch when the log's filesystem is full.
@@ -33,10 +34,17 @@ fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
 }
 
-fn syslog() -> Option<Logger<LoggerBackend, Formatter3164>> {
+/// One datagram that never waits: a syslog daemon that is stopped is no reason to hold a guest up.
+fn syslog(severity: Severity, message: String) {
     let formatter =
         Formatter3164 { facility: Facility::LOG_AUTH, hostname: None, process: NAME.into(), pid: std::process::id() };
-    syslog::unix(formatter).ok()
+    let mut line = Vec::new();
+    _ = formatter.format(&mut line, severity, message);
+    _ = UnixDatagram::unbound().and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        socket.connect("/dev/log")?;
+        socket.send(&line)
+    });
 }
 
 /// The message with its control characters written out, so that no name or value in it can forge a line.

@@ -134,10 +134,11 @@ impl Object {
             result => result.with_context(|| format!("cannot read {attribute}"))?,
         };
         path.pop_if(|last| *last == b'\n');
-        if path.ends_with(b" (deleted)") {
+        let path = Path::new(std::ffi::OsStr::from_bytes(&path));
+        if path.as_os_str().as_bytes().ends_with(b" (deleted)") && !path.exists() {
             return Ok(None);
         }
-        Self::open(Path::new(std::ffi::OsStr::from_bytes(&path))).map(Some)
+        Self::open(path).map(Some)
     }
 }
 

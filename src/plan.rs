@@ -55,6 +55,9 @@ pub enum Refused {
     InUse(PathBuf, String),
     /// It carries categories that are published for a running domain, though no claim says so.
     Carries(PathBuf, String, Domid),
+    /// It carries a guest's categories, and nobody knows which label it had before: a copy made with its label, or
+    /// a disk of a state directory that was lost.
+    Stray(PathBuf, String),
     /// Its type is none that a disk has.
     Type(PathBuf, String),
 }
@@ -65,6 +68,13 @@ impl fmt::Display for Refused {
             Self::InUse(path, holder) => write!(f, "cannot label {}: it is in use by {holder}", path.display()),
             Self::Carries(path, set, domid) => {
                 write!(f, "cannot label {}: it carries {set}, which is published for domain {domid}", path.display())
+            }
+            Self::Stray(path, set) => {
+                let path = path.display();
+                write!(
+                    f,
+                    "cannot label {path}: it carries {set}, and no claim says of whom: restorecon -F '{path}' if it is nobody's"
+                )
             }
             Self::Type(path, type_) => {
                 let path = path.display();
@@ -90,13 +100,14 @@ pub fn relabel(found: &Found, image: &Context, published: &[(Domid, Set)]) -> Re
     }
     // what was recorded counts only while the label is a guest's: somebody may have put it right by hand
     let carried = if type_ == image.type_() { found.label.categories() } else { &Set::default() };
-    let original = found.recorded.as_ref().filter(|_| !carried.is_empty()).unwrap_or(&found.label).clone();
+    let original = if carried.is_empty() { Some(&found.label) } else { found.recorded.as_ref() };
+    let original = || original.cloned().ok_or_else(|| Refused::Stray(found.path.clone(), carried.to_string()));
     match &found.owner {
         Owner::Live(holder) => Err(Refused::InUse(found.path.clone(), holder.to_string())),
-        Owner::SameVm(pair) | Owner::Gone(pair) => Ok(Relabel { original, from: Some(*pair) }),
+        Owner::SameVm(pair) | Owner::Gone(pair) => Ok(Relabel { original: original()?, from: Some(*pair) }),
         Owner::Nobody => match published.iter().find(|(_, set)| !carried.is_empty() && set.comparable(carried)) {
             Some((domid, _)) => Err(Refused::Carries(found.path.clone(), carried.to_string(), *domid)),
-            None => Ok(Relabel { original, from: None }),
+            None => Ok(Relabel { original: original()?, from: None }),
         },
     }
 }
@@ -162,6 +173,14 @@ mod tests {
         let pair = "c1,c2".parse().unwrap();
         let taken = decide(&found("u:object_r:svirt_xen_image_t:s0:c1,c2", Owner::Gone(pair)), &[]).unwrap();
         assert_eq!(taken, Relabel { original: context("u:object_r:xen_image_t:s0"), from: Some(pair) });
+    }
+
+    #[test]
+    fn refuses_a_guests_label_that_nobody_recorded() {
+        for owner in [Owner::Nobody, Owner::Gone("c3,c4".parse().unwrap()), Owner::SameVm("c3,c4".parse().unwrap())] {
+            let stray = Found { recorded: None, ..found("u:object_r:svirt_xen_image_t:s0:c1,c2", owner) };
+            assert!(matches!(decide(&stray, &[]), Err(Refused::Stray(..))));
+        }
     }
 
     #[test]

@@ -670,6 +670,54 @@ fn refuses_a_label_that_another_domain_has_published() {
     assert!(host.refuse(&["-xen-domid", "2"]).said.contains("it carries c3,c4, which is published for domain 1"));
 }
 
+#[test]
+fn refuses_a_guests_label_that_no_claim_gave() {
+    let host = Host::new();
+    let disk = host.image("copy.raw");
+    set_label(&disk, "system_u:object_r:svirt_xen_image_t:s0:c3,c4");
+    host.domain(1, "vm1", &[qdisk(768, &disk)]);
+    let refusal = host.refuse(&["-xen-domid", "1"]);
+    assert!(refusal.said.contains("it carries c3,c4, and no claim says of whom: restorecon -F"), "{}", refusal.said);
+}
+
+#[test]
+fn of_two_launches_for_the_same_disks_in_another_order_one_starts() {
+    let host = Host::new();
+    for round in 0..10u16 {
+        let disks = ["a", "b"].map(|name| host.image(&format!("{round}{name}.raw")));
+        let domids = [100 + 2 * round, 101 + 2 * round];
+        host.domain(domids[0], &format!("vm{}", domids[0]), &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+        host.domain(domids[1], &format!("vm{}", domids[1]), &[qdisk(768, &disks[1]), qdisk(832, &disks[0])]);
+        let started = domids.map(|domid| host.start(&["-xen-domid", &domid.to_string()]));
+        let running: Vec<_> = started.into_iter().map(common::host::Started::outcome).filter_map(Result::ok).collect();
+        assert_eq!(running.len(), 1);
+    }
+}
+
+#[test]
+fn two_domains_of_one_vm_share_its_claim_and_are_told() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm", &[qdisk(768, &disk)]);
+    host.domain(2, "vm", &[qdisk(768, &disk)]);
+    let _first = host.launch(1).unwrap();
+    let second = host.launch(2).unwrap();
+    assert_eq!(host.key(1), host.key(2));
+    assert!(second.said().contains("domain 2 shares its disks and categories with domain 1"), "{}", second.said());
+}
+
+#[test]
+fn waits_for_no_syslog() {
+    let host = Host::new();
+    let log = UnixDatagram::bind(host.path("log")).unwrap();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"full", host.path("log")).is_ok() {}
+    host.domain(7, "vm7", &[qdisk(768, &host.image("a.raw"))]);
+    let _qemu = host.launch(7).unwrap();
+    drop(log);
+}
+
 // SELinux's modes.
 
 #[test]

@@ -171,6 +171,39 @@ fn reports_a_corrupt_claim_and_leaves_it() {
     assert_eq!(reconcile(&host).0, 0);
 }
 
+#[test]
+fn removes_what_leads_to_no_claim() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    after_a_guest(&host, &disk);
+    fs::remove_file(host.path("state/claims").join(&host.claims()[0])).unwrap();
+    set_label(&disk, UNUSED);
+    host.domain(2, "vm2", &[qdisk(768, &disk)]);
+    assert!(host.refuse(&["-xen-domid", "2"]).said.contains("is gone: run svirtctl reconcile"));
+    assert_eq!(reconcile(&host).0, 0);
+    let _qemu = host.launch(2).unwrap();
+}
+
+#[test]
+fn may_run_at_any_time_beside_launches() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    for round in 0..40 {
+        host.domain(1, "vm", &[qdisk(768, &disk)]);
+        drop(host.launch(1).unwrap());
+        host.destroy(1);
+        host.domain(2, "vm", &[qdisk(768, &disk)]);
+        let mut reconciling = host.command(env!("CARGO_BIN_EXE_svirtctl"));
+        let mut reconciling = reconciling.arg("reconcile").stdout(Stdio::null()).spawn().unwrap();
+        let qemu = host.launch(2).unwrap_or_else(|refusal| panic!("{round}: {}", refusal.said));
+        assert_eq!(level(&label(&disk)), format!("s0:{}", host.key(2).unwrap()), "{round}");
+        assert!(reconciling.wait().unwrap().success());
+        host.destroy(2);
+        drop(qemu);
+        assert_eq!(reconcile(&host).0, 0);
+    }
+}
+
 /// Runs a program under strace with this injected, and returns the system calls it made before it executed another.
 fn traced(host: &Host, inject: Option<&str>, program: &str, args: &[&str]) -> Vec<String> {
     let trace = host.path("trace");

@@ -49,6 +49,7 @@ pub(super) fn run() -> Result<bool> {
                 all = false;
                 println!("{pair}: stays: {}", clean(&why.join("; ")));
             }
+            registry.remove_dangling()?;
             return Ok(all);
         }
         left = stays.into_iter().map(|(pair, _)| pair).collect();
@@ -56,10 +57,17 @@ pub(super) fn run() -> Result<bool> {
 }
 
 fn reconcile(registry: &Registry, pair: Pair) -> Result<Outcome> {
-    let Some(mut claim) = registry.lock(pair)? else { return Ok(Outcome::Held) };
+    let mut claim = match registry.lock(pair) {
+        Ok(Some(claim)) => claim,
+        Ok(None) => return Ok(Outcome::Held),
+        Err(locked) => return Ok(Outcome::Stays(vec![format!("{locked:#}")])),
+    };
     let journal = match claim.journal() {
         Ok(journal) => journal,
-        Err(corrupt) => return Ok(Outcome::Stays(vec![format!("{corrupt:#}")])),
+        Err(corrupt) => {
+            let way_out = "restorecon -F the disks that carry it, remove it, and reconcile again";
+            return Ok(Outcome::Stays(vec![format!("{corrupt:#}"), way_out.into()]));
+        }
     };
     if is_held(&journal)? {
         return Ok(Outcome::Held);
