@@ -5,13 +5,13 @@
 //! symlink to the owning claim, made by symlink(2), so that one claim alone can have an object. Both outlive
 //! the domain and the host's reboot, as a label on a file does.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fmt::{self, Write as _};
+mod journal;
+mod process;
+
+use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write as _};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -22,96 +22,14 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::unistd::linkat;
 
-use crate::argv::Domid;
-use crate::context::Context;
 use crate::mcs::Pair;
-use crate::object::{Identity, Object};
-
-/// The first line of a claim: a later version that a reader of this one would misread has another number.
-const HEADER: &str = "svirt-interpose claim 1";
+use crate::object::Identity;
+use journal::{HEADER, holder_line, label_line, left_line, whole_lines};
+pub use journal::{Holder, Journal, Labelled};
+pub use process::Process;
 
 /// How long a claim that another launch or `svirtctl` has locked is waited for; they hold it for milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A process that cannot be mistaken for a later one of the same pid.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
-    /// Its pid.
-    pub pid: u32,
-    /// When it started, in clock ticks since boot: field 22 of proc(5)'s stat. execve(2) does not change it.
-    pub start: u64,
-    /// The boot it belongs to, `/proc/sys/kernel/random/boot_id`.
-    pub boot: String,
-}
-
-impl Process {
-    /// This process.
-    ///
-    /// # Errors
-    /// When `/proc` cannot be read.
-    pub fn own() -> Result<Self> {
-        let pid = std::process::id();
-        let start = start_time(pid)?.context("cannot find ourselves in /proc")?;
-        Ok(Self { pid, start, boot: boot_id()? })
-    }
-
-    /// Whether it still runs. A zombie does not: it has let go of every disk.
-    ///
-    /// # Errors
-    /// When `/proc` cannot be read: who asks must take it to be alive.
-    pub fn is_alive(&self) -> Result<bool> {
-        Ok(self.is_of_this_boot()? && start_time(self.pid)? == Some(self.start))
-    }
-
-    /// Whether the host has not been rebooted since.
-    ///
-    /// # Errors
-    /// When `/proc` cannot be read.
-    pub fn is_of_this_boot(&self) -> Result<bool> {
-        Ok(self.boot == boot_id()?)
-    }
-}
-
-fn boot_id() -> Result<String> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim_end().to_owned())
-}
-
-/// `None` when there is no such process, or it is a zombie.
-fn start_time(pid: u32) -> Result<Option<u64>> {
-    let path = format!("/proc/{pid}/stat");
-    let line = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32) => {
-            return Ok(None);
-        }
-        result => result.with_context(|| format!("cannot read {path}"))?,
-    };
-    // the name of the program, in parentheses, may hold anything
-    let after_name = line.rsplit(|byte| *byte == b')').next().unwrap_or_default();
-    let fields: Vec<&str> = str::from_utf8(after_name).unwrap_or_default().split_ascii_whitespace().collect();
-    match (fields.first(), fields.get(19).map(|start| start.parse())) {
-        (Some(&("Z" | "X")), _) => Ok(None),
-        (_, Some(Ok(start))) => Ok(Some(start)),
-        _ => bail!("cannot make sense of {path}"),
-    }
-}
-
-/// Who holds a claim: one device model of one VM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// The domain it serves.
-    pub domid: Domid,
-    /// The VM's UUID, which a reboot and a local migration keep while the domid changes.
-    pub vm: String,
-    /// The device model, which is also the launch before it executes QEMU.
-    pub process: Process,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "domain {} (VM {}, device model {})", self.domid, self.vm, self.process.pid)
-    }
-}
 
 /// A claim that was there a moment ago is gone: `svirtctl reconcile` freed it. Where it is gone for good, its links
 /// in the index are what reconcile removes.
@@ -125,150 +43,6 @@ impl fmt::Display for Vanished {
 }
 
 impl std::error::Error for Vanished {}
-
-/// An object that a claim labelled, or was about to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labelled {
-    /// What the kernel calls it.
-    pub identity: Identity,
-    /// The label it had before any guest did.
-    pub before: Context,
-    /// The label it was given.
-    pub after: Context,
-    /// The path it was reached by.
-    pub path: PathBuf,
-}
-
-// The records, one line each.
-
-fn holder_line(Holder { domid, vm, process }: &Holder) -> String {
-    format!("holder domid={domid} vm={} {}\n", Escaped(vm.as_bytes()), Fields(process))
-}
-
-/// The launch of this process failed, and what it did was undone.
-fn left_line(process: &Process) -> String {
-    format!("left {}\n", Fields(process))
-}
-
-fn label_line(Labelled { identity, before, after, path }: &Labelled) -> String {
-    let path = Escaped(path.as_os_str().as_bytes());
-    format!("label object={identity} before={before} after={after} path={path}\n")
-}
-
-struct Fields<'a>(&'a Process);
-
-impl fmt::Display for Fields<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid={} start={} boot={}", self.0.pid, self.0.start, Escaped(self.0.boot.as_bytes()))
-    }
-}
-
-/// Bytes as one word: `%` and two hexadecimal digits for all that is no printing ASCII.
-struct Escaped<'a>(&'a [u8]);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            if byte.is_ascii_graphic() && *byte != b'%' {
-                f.write_char(char::from(*byte))?;
-            } else {
-                write!(f, "%{byte:02x}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn unescaped(text: &str) -> Option<Vec<u8>> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        let digits = part.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend_from_slice(part.get(2..)?.as_bytes());
-    }
-    Some(bytes)
-}
-
-/// What a claim's records add up to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Journal {
-    /// Its holders, alive or not; those that left are not here.
-    pub holders: Vec<Holder>,
-    /// Every object it labelled, once, as last recorded.
-    pub labels: Vec<Labelled>,
-}
-
-impl Journal {
-    /// Reads a claim. A last line without its end was torn off by a crash before anything followed from it
-    /// and counts as not written. Records of a kind that is not known are a later version's additions and
-    /// are passed over.
-    ///
-    /// # Errors
-    /// When the header or a whole line of a known kind makes no sense: nothing is guessed.
-    fn parse(text: &[u8]) -> Result<Self> {
-        let text = text.get(..whole_lines(text)).unwrap_or_default();
-        let text = str::from_utf8(text).context("it is no text")?;
-        let mut lines = text.lines();
-        let header = lines.next().unwrap_or_default();
-        ensure!(header == HEADER, "it begins with {header:?}, not {HEADER:?}");
-        let mut journal = Self::default();
-        for (number, line) in lines.enumerate() {
-            journal.add(line).with_context(|| format!("line {} makes no sense", number + 2))?;
-        }
-        Ok(journal)
-    }
-
-    /// `None` for a line that makes no sense.
-    fn add(&mut self, line: &str) -> Option<()> {
-        let (kind, rest) = line.split_once(' ')?;
-        let fields: HashMap<&str, &str> = rest.split(' ').filter_map(|field| field.split_once('=')).collect();
-        let field = |name| fields.get(name).copied();
-        let text = |name| String::from_utf8(unescaped(field(name)?)?).ok();
-        let process = || {
-            let (pid, start) = (field("pid")?.parse().ok()?, field("start")?.parse().ok()?);
-            Some(Process { pid, start, boot: text("boot")? })
-        };
-        match kind {
-            "holder" => {
-                let domid = field("domid")?.parse().ok()?;
-                self.holders.push(Holder { domid, vm: text("vm")?, process: process()? });
-            }
-            "left" => {
-                let left = process()?;
-                self.holders.retain(|holder| holder.process != left);
-            }
-            "label" => {
-                let identity = field("object")?.parse().ok()?;
-                let (before, after) = (field("before")?.parse().ok()?, field("after")?.parse().ok()?);
-                let path = OsString::from_vec(unescaped(field("path")?)?).into();
-                self.labels.retain(|known| known.identity != identity);
-                self.labels.push(Labelled { identity, before, after, path });
-            }
-            _ => {}
-        }
-        Some(())
-    }
-
-    /// The holder that still runs, if any.
-    ///
-    /// # Errors
-    /// When that cannot be told.
-    pub fn live(&self) -> Result<Option<&Holder>> {
-        for holder in &self.holders {
-            if holder.process.is_alive()? {
-                return Ok(Some(holder));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The record of an object, if this claim labelled it.
-    #[must_use]
-    pub fn label(&self, object: &Object) -> Option<&Labelled> {
-        self.labels.iter().find(|label| object.is(label.identity, &label.path))
-    }
-}
 
 /// The state directory.
 #[derive(Debug)]
@@ -571,105 +345,5 @@ impl Claim {
         self.file.seek(SeekFrom::Start(0))?;
         self.file.read_to_end(&mut text)?;
         Ok(text)
-    }
-}
-
-/// How much of a claim's text ends in a line's end.
-fn whole_lines(text: &[u8]) -> usize {
-    text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn holder(domid: u16, pid: u32) -> Holder {
-        let process = Process { pid, start: 7, boot: "b-1".into() };
-        Holder { domid: domid.to_string().parse().unwrap(), vm: "3c85-x y%".into(), process }
-    }
-
-    fn label(path: &[u8]) -> Labelled {
-        Labelled {
-            identity: Identity::File(254, 0, 1234),
-            before: "system_u:object_r:xen_image_t:s0".parse().unwrap(),
-            after: "system_u:object_r:svirt_xen_image_t:s0:c5,c9".parse().unwrap(),
-            path: OsString::from_vec(path.to_vec()).into(),
-        }
-    }
-
-    fn text(lines: &[String]) -> String {
-        format!("{HEADER}\n{}", lines.concat())
-    }
-
-    #[test]
-    fn a_torn_last_line_counts_as_not_written() {
-        let whole = text(&[holder_line(&holder(7, 12))]);
-        let torn = format!("{whole}{}", label_line(&label(b"/images/a b")).trim_end());
-        assert_eq!(Journal::parse(torn.as_bytes()).unwrap(), Journal::parse(whole.as_bytes()).unwrap());
-    }
-
-    #[test]
-    fn refuses_a_corrupt_claim() {
-        let broken = label_line(&label(b"/images/a")).replace("file-", "file:");
-        for lines in ["holder domid=7\n", "\0\0\0\n", "holder\n", &broken] {
-            assert!(Journal::parse(format!("{HEADER}\n{lines}").as_bytes()).is_err(), "{lines:?}");
-        }
-        for text in ["", "garbage\n", "svirt-interpose claim 2\n"] {
-            assert!(Journal::parse(text.as_bytes()).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn passes_over_what_a_later_version_added() {
-        let text = text(&["shared object=block-7:7\n".into(), holder_line(&holder(7, 12))]);
-        assert_eq!(Journal::parse(text.as_bytes()).unwrap().holders, [holder(7, 12)]);
-    }
-
-    #[test]
-    fn believes_the_last_record_and_drops_holders_that_left() {
-        let second = Labelled { before: "u:r:other_t:s0".parse().unwrap(), ..label(b"/images/a") };
-        let lines = [
-            holder_line(&holder(7, 12)),
-            label_line(&label(b"/images/a")),
-            holder_line(&holder(8, 13)),
-            label_line(&second),
-            left_line(&holder(8, 13).process),
-        ];
-        let journal = Journal::parse(text(&lines).as_bytes()).unwrap();
-        assert_eq!(journal.holders, [holder(7, 12)]);
-        assert_eq!(journal.labels, [second]);
-    }
-
-    #[test]
-    fn tells_itself_from_a_process_of_the_same_pid_or_of_another_boot() {
-        let own = Process::own().unwrap();
-        assert!(own.is_alive().unwrap());
-        assert!(!Process { start: own.start + 1, ..own.clone() }.is_alive().unwrap());
-        assert!(!Process { boot: "another".into(), ..own.clone() }.is_alive().unwrap());
-        assert!(!Process { pid: 0x3fff_ffff, ..own }.is_alive().unwrap());
-    }
-
-    proptest! {
-        #[test]
-        fn any_path_is_read_back(path in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let journal = Journal::parse(text(&[label_line(&label(&path))]).as_bytes()).unwrap();
-            prop_assert_eq!(journal.labels, [label(&path)]);
-        }
-
-        #[test]
-        fn any_text_is_read_or_refused(text in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Journal::parse(&text);
-        }
-
-        #[test]
-        fn a_claim_cut_anywhere_is_a_beginning_of_it_or_refused(at in 0usize..400) {
-            let whole = text(&[holder_line(&holder(7, 12)), label_line(&label(b"/images/a"))]);
-            let cut = &whole.as_bytes()[..at.min(whole.len())];
-            if let Ok(journal) = Journal::parse(cut) {
-                prop_assert!(journal.holders.is_empty() || journal.holders == [holder(7, 12)]);
-                prop_assert!(journal.labels.is_empty() || journal.labels == [label(b"/images/a")]);
-            }
-        }
     }
 }
