@@ -14,6 +14,8 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::str::FromStr;
 
+use crate::mcs;
+
 /// The number of a domain that can exist: 0 to 32751, below `DOMID_FIRST_RESERVED` of xen/include/public/xen.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Domid(u16);
@@ -45,8 +47,7 @@ impl FromStr for Domid {
 
     /// Decimal digits alone; no sign, no blank, no leading zero, nothing after.
     fn from_str(text: &str) -> Result<Self, Refused> {
-        let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-        let number = plain.then(|| text.parse().ok()).flatten().filter(|number| *number < Self::FIRST_RESERVED);
+        let number = mcs::number(text).filter(|number| *number < Self::FIRST_RESERVED);
         number.map(Self).ok_or_else(|| Refused::NoDomid(text.into()))
     }
 }

@@ -92,14 +92,13 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
 
 /// Tries again when a claim that it built on was freed meanwhile: `svirtctl reconcile` may run at any time.
 fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
-    let mut tries = 0..TRIES;
-    loop {
-        tries.next();
+    for _ in 1..TRIES {
         match try_to_confine(config, domid, mode) {
-            Err(error) if error.is::<Vanished>() && !tries.is_empty() => {}
+            Err(error) if error.is::<Vanished>() => {}
             result => return result,
         }
     }
+    try_to_confine(config, domid, mode)
 }
 
 fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {

@@ -57,8 +57,8 @@ impl FromStr for Category {
     }
 }
 
-/// A number as the policy's names have it: digits alone, no sign, no leading zero.
-fn number(digits: &str) -> Option<u16> {
+/// A number as the policy's names have it, and as a domid is written: digits alone, no sign, no leading zero.
+pub(crate) fn number(digits: &str) -> Option<u16> {
     let plain = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     plain.then(|| digits.parse().ok()).flatten()
 }
