@@ -218,7 +218,10 @@ impl Registry {
             let path = entry.with_context(what)?.path();
             let leads_nowhere = path.is_symlink() && !path.exists();
             if leads_nowhere {
-                fs::remove_file(&path).with_context(what)?;
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {} // its launch was quicker
+                    result => result.with_context(what)?,
+                }
             }
         }
         Ok(())

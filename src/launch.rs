@@ -176,16 +176,18 @@ fn owner(
 ) -> Result<(Owner, Option<Context>)> {
     let indexed = registry.owner(object.identity())?;
     let Some(pair) = indexed.or_else(|| Pair::of(label.categories())) else { return Ok((Owner::Nobody, None)) };
-    let Some(journal) = registry.read(pair)? else {
-        ensure!(indexed.is_none(), Vanished(pair));
-        return Ok((Owner::Nobody, None));
+    // reconcile may have put the label back, and freed the claim, since the label was read
+    let nobodys = || -> Result<_> {
+        ensure!(indexed.is_none() && object.label()? == *label, Vanished(pair));
+        Ok((Owner::Nobody, None))
     };
+    let Some(journal) = registry.read(pair)? else { return nobodys() };
     let recorded = journal.label(object).map(|record| record.before.clone());
     if journal.holders.iter().any(|holder| holder.vm == guest.vm) {
         return Ok((Owner::SameVm(pair), recorded));
     }
     if indexed.is_none() && recorded.is_none() {
-        return Ok((Owner::Nobody, None)); // its categories are the claim's, but it is none of the claim's objects
+        return nobodys(); // its categories are the claim's, but it is none of the claim's objects
     }
     loop {
         if let Some(holder) = guest::still_there(store, &journal.holders)? {
