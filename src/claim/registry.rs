@@ -1,0 +1,221 @@
+//! The state directory: claims by pair, and the index of the objects they own.
+
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::fcntl::OFlag;
+
+use super::journal::{HEADER, holder_line};
+use super::{Claim, Draft, Holder, Journal};
+use crate::mcs::Pair;
+use crate::object::Identity;
+
+/// How long a claim that another launch or `svirtctl` has locked is waited for; they hold it for milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The state directory.
+#[derive(Debug)]
+pub struct Registry {
+    claims: PathBuf,
+    objects: PathBuf,
+}
+
+impl Registry {
+    /// Opens the directory, and makes it where it is missing: root's alone, as whoever writes here decides
+    /// which labels are put back.
+    ///
+    /// # Errors
+    /// When it cannot be made, or somebody else than root may write it.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        let registry = Self { claims: state_dir.join("claims"), objects: state_dir.join("objects") };
+        for dir in [state_dir, &registry.claims, &registry.objects] {
+            match fs::create_dir(dir) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+                // whatever umask the toolstack has
+                made => made.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700))),
+            }
+            .with_context(|| format!("cannot make {}", dir.display()))?;
+            let status = fs::symlink_metadata(dir).with_context(|| format!("cannot use {}", dir.display()))?;
+            ensure!(status.is_dir(), "cannot use {}: it is no directory", dir.display());
+            ensure!(
+                status.uid() == 0 && status.mode() & 0o022 == 0,
+                "refusing {}: somebody else than root may write it (chown root and chmod 0700 it)",
+                dir.display()
+            );
+        }
+        Ok(registry)
+    }
+
+    /// Begins a claim for this holder, without a pair yet.
+    ///
+    /// # Errors
+    /// When it cannot be written: a full or read-only filesystem, for one.
+    pub fn draft(&self, holder: &Holder) -> Result<Draft> {
+        let begin = || -> Result<Draft> {
+            let flags = OFlag::O_TMPFILE.bits();
+            let mut file =
+                OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(flags).open(&self.claims)?;
+            file.lock()?;
+            file.write_all(format!("{HEADER}\n{}", holder_line(holder)).as_bytes())?;
+            Ok(Draft(file))
+        };
+        begin().with_context(|| format!("cannot write a claim in {}", self.claims.display()))
+    }
+
+    /// The pair that owns an object.
+    ///
+    /// # Errors
+    /// When the symlink cannot be read or names no claim.
+    pub fn owner(&self, identity: Identity) -> Result<Option<Pair>> {
+        let path = self.object(identity);
+        let target = match fs::read_link(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            result => result.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let pair = target.strip_prefix("../claims").ok().and_then(Path::to_str).and_then(|pair| pair.parse().ok());
+        pair.map(Some).with_context(|| {
+            format!("cannot use {}: it leads to {}, which is no claim", path.display(), target.display())
+        })
+    }
+
+    /// Reads the claim of a pair; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is corrupt.
+    pub fn read(&self, pair: Pair) -> Result<Option<Journal>> {
+        let path = self.claim(pair);
+        match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            result => {
+                let text = result.with_context(|| format!("cannot read {}", path.display()))?;
+                Journal::parse(&text).map(Some).with_context(|| format!("cannot use {}", path.display()))
+            }
+        }
+    }
+
+    /// Locks the claim of a pair to change it; `None` when there is none.
+    ///
+    /// # Errors
+    /// When somebody keeps it locked, or it cannot be opened.
+    pub fn lock(&self, pair: Pair) -> Result<Option<Claim>> {
+        let path = self.claim(pair);
+        let what = || format!("cannot lock {}", path.display());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let nofollow = OFlag::O_NOFOLLOW.bits();
+            let file = match OpenOptions::new().read(true).append(true).custom_flags(nofollow).open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                result => result.with_context(what)?,
+            };
+            match file.try_lock() {
+                // it may have been removed, and even made again, before the lock was ours
+                Ok(()) if is_same(&file, &path) => return Ok(Some(Claim { pair, file, path })),
+                Ok(()) | Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+                Ok(()) => bail!("{}: it keeps changing", what()),
+                Err(TryLockError::WouldBlock) => {
+                    bail!("{}: another launch or svirtctl has held it for {PATIENCE:?}", what())
+                }
+                Err(TryLockError::Error(error)) => return Err(error).with_context(what),
+            }
+        }
+    }
+
+    /// Makes a pair the owner of an object that has none. False when it has one by now.
+    ///
+    /// # Errors
+    /// When the symlink cannot be made.
+    pub fn own(&self, identity: Identity, pair: Pair) -> Result<bool> {
+        let path = self.object(identity);
+        match symlink(format!("../claims/{pair}"), &path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            result => result.map(|()| true).with_context(|| format!("cannot make {}", path.display())),
+        }
+    }
+
+    /// Hands an object over from one pair, whose claim the caller has locked, to another. False when it is no
+    /// longer that pair's.
+    ///
+    /// # Errors
+    /// When the symlink cannot be replaced.
+    pub fn hand_over(&self, identity: Identity, from: Pair, to: Pair) -> Result<bool> {
+        if self.owner(identity)? != Some(from) {
+            return Ok(false);
+        }
+        let path = self.object(identity);
+        let new = self.unfinished(identity, to);
+        _ = fs::remove_file(&new);
+        symlink(format!("../claims/{to}"), &new)
+            .and_then(|()| fs::rename(&new, &path))
+            .with_context(|| format!("cannot replace {}", path.display()))?;
+        Ok(true)
+    }
+
+    /// Takes an object from a pair; one that it does not own is left alone.
+    ///
+    /// # Errors
+    /// When the symlink cannot be removed.
+    pub fn disown(&self, identity: Identity, pair: Pair) -> Result<()> {
+        _ = fs::remove_file(self.unfinished(identity, pair));
+        if self.owner(identity)? == Some(pair) {
+            let path = self.object(identity);
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Every pair that is claimed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn pairs(&self) -> Result<Vec<Pair>> {
+        let what = || format!("cannot list {}", self.claims.display());
+        let mut pairs = Vec::new();
+        for entry in fs::read_dir(&self.claims).with_context(what)? {
+            pairs.extend(entry.with_context(what)?.file_name().to_str().and_then(|name| name.parse::<Pair>().ok()));
+        }
+        pairs.sort_unstable();
+        Ok(pairs)
+    }
+
+    /// Removes what leads to no claim from the index.
+    ///
+    /// # Errors
+    /// When the index cannot be read or changed.
+    pub fn remove_dangling(&self) -> Result<()> {
+        let what = || format!("cannot clean {}", self.objects.display());
+        for entry in fs::read_dir(&self.objects).with_context(what)? {
+            let path = entry.with_context(what)?.path();
+            let leads_nowhere = path.is_symlink() && !path.exists();
+            if leads_nowhere {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {} // its launch was quicker
+                    result => result.with_context(what)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn claim(&self, pair: Pair) -> PathBuf {
+        self.claims.join(pair.to_string())
+    }
+
+    /// What a crash in the middle of [`hand_over`](Self::hand_over) leaves.
+    fn unfinished(&self, identity: Identity, to: Pair) -> PathBuf {
+        self.objects.join(format!(".{identity}.{to}"))
+    }
+
+    fn object(&self, identity: Identity) -> PathBuf {
+        self.objects.join(identity.to_string())
+    }
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    let id = |status: fs::Metadata| (status.dev(), status.ino());
+    matches!((file.metadata().map(id), fs::symlink_metadata(path).map(id)), (Ok(open), Ok(named)) if open == named)
+}
