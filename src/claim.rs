@@ -1,13 +1,18 @@
-//! Claims: which pair is whose, which object belongs to which pair, and what its label was before.
+//! Claims: which pair is whose, which object belongs to which pair, who reads a file that several guests may read,
+//! and what the label of each was before.
 //!
-//! `<state>/claims/<pair>` is a journal of text lines, one record each, only ever appended to. It appears by
+//! `<state>/claims/<name>` is a journal of text lines, one record each, only ever appended to. It appears by
 //! link(2), whole and locked, so that one launch alone can have a pair. `<state>/objects/<identity>` is a
 //! symlink to the owning claim, made by symlink(2), so that one claim alone can have an object. Both outlive
 //! the domain and the host's reboot, as a label on a file does.
+//!
+//! The claim of a pair is one VM's; that of a file that is only read is joined by every guest that reads it.
 
 mod journal;
+mod name;
 mod process;
 mod registry;
+mod restore;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -20,40 +25,53 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
-use crate::mcs::Pair;
 pub use journal::{Holder, Journal, Labelled};
 use journal::{holder_line, label_line, left_line, whole_lines};
+pub use name::Name;
 pub use process::Process;
 pub use registry::Registry;
 
-/// A claim that was there a moment ago is gone: `svirtctl reconcile` freed it. Where it is gone for good, its links
-/// in the index are what reconcile removes.
+/// What a launch has found is not so any more: another launch or `svirtctl reconcile` was quicker. It may look again.
 #[derive(Debug)]
-pub struct Vanished(pub Pair);
+pub enum Outdated {
+    /// A claim is gone, or no longer of that object. Where it is gone for good, its links in the index are what
+    /// reconcile removes.
+    Claim(Name),
+    /// The label of an object was changed.
+    Label(PathBuf),
+}
 
-impl fmt::Display for Vanished {
+impl fmt::Display for Outdated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the claim of {} is gone: run svirtctl reconcile", self.0)
+        match self {
+            Self::Claim(name) => write!(f, "the claim of {name} is gone: run svirtctl reconcile"),
+            Self::Label(path) => write!(f, "cannot tell whose {} is: its label keeps changing", path.display()),
+        }
     }
 }
 
-impl std::error::Error for Vanished {}
+impl std::error::Error for Outdated {}
 
-/// A claim that has no pair yet, and that nobody else can see.
+/// A claim that has no name yet, and that nobody else can see.
 #[derive(Debug)]
 pub struct Draft(File);
 
 impl Draft {
-    /// Claims the first of these pairs that no other claim has; `None` when all of them are claimed.
+    /// Claims the first of these names that no other claim has; `None` when all of them are claimed.
     ///
     /// # Errors
     /// When the claim cannot be linked into its directory.
-    pub fn claim(self, registry: &Registry, pairs: impl Iterator<Item = Pair>) -> Result<Option<Claim>> {
+    pub fn claim<N: Into<Name> + Copy>(
+        self,
+        registry: &Registry,
+        names: impl Iterator<Item = N>,
+    ) -> Result<Option<(N, Claim)>> {
         let own = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-        for pair in pairs {
-            let path = registry.claim(pair);
+        for candidate in names {
+            let name = candidate.into();
+            let path = registry.claim(name);
             match linkat(AT_FDCWD, own.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW) {
-                Ok(()) => return Ok(Some(Claim { pair, file: self.0, path })),
+                Ok(()) => return Ok(Some((candidate, Claim { name, file: self.0, path }))),
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno).with_context(|| format!("cannot make {}", path.display())),
             }
@@ -65,16 +83,16 @@ impl Draft {
 /// A claim, locked until this is dropped; executing QEMU drops it.
 #[derive(Debug)]
 pub struct Claim {
-    pair: Pair,
+    name: Name,
     file: File,
     path: PathBuf,
 }
 
 impl Claim {
-    /// The pair claimed.
+    /// Its name.
     #[must_use]
-    pub fn pair(&self) -> Pair {
-        self.pair
+    pub fn name(&self) -> Name {
+        self.name
     }
 
     /// What it says now.
@@ -116,7 +134,7 @@ impl Claim {
         File::open(claims).and_then(|claims| claims.sync_all()).with_context(what)
     }
 
-    /// Gives the pair up: another launch may have it at once.
+    /// Gives the claim up: another launch may have its name at once.
     ///
     /// # Errors
     /// When it cannot be removed.

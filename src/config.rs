@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Deserializer};
 
 use crate::context::Context;
+use crate::selinux;
 
 /// Where the configuration is read from.
 pub const PATH: &str = "/etc/svirt-interpose.conf";
@@ -40,6 +41,9 @@ pub struct Config {
     /// The same of a writable disk. Default: the policy's `virtual_image_context`.
     #[serde(deserialize_with = "context")]
     pub image_context: Option<Context>,
+    /// The same of a file that guests only read. Default: the second line of the policy's `virtual_image_context`.
+    #[serde(deserialize_with = "context")]
+    pub content_context: Option<Context>,
     /// Refuse to start a guest where SELinux is disabled. Default: false.
     pub require: bool,
 }
@@ -52,12 +56,40 @@ impl Default for Config {
             state_dir: "/var/lib/svirt-interpose".into(),
             domain_context: None,
             image_context: None,
+            content_context: None,
             require: false,
         }
     }
 }
 
+/// What a launch labels with, without the guest's categories.
+#[derive(Debug)]
+pub struct Contexts {
+    /// A guest's QEMU.
+    pub domain: Context,
+    /// A writable disk.
+    pub image: Context,
+    /// A file that guests only read.
+    pub content: Context,
+}
+
 impl Config {
+    /// The contexts that it names, and for each other one the policy's.
+    ///
+    /// # Errors
+    /// When the policy names none, or does not know one.
+    pub fn contexts(&self) -> Result<Contexts> {
+        let known = |named: &Option<Context>, default: fn() -> Result<Context>| {
+            let context = named.clone().map_or_else(default, Ok)?;
+            selinux::check(&context).map(|()| context)
+        };
+        Ok(Contexts {
+            domain: known(&self.domain_context, selinux::virtual_domain_context)?,
+            image: known(&self.image_context, selinux::virtual_image_context)?,
+            content: known(&self.content_context, selinux::virtual_content_context)?,
+        })
+    }
+
     /// Reads [`PATH`]; a file that does not exist is an empty one.
     ///
     /// # Errors
@@ -136,7 +168,7 @@ mod tests {
     fn names_the_line_of_every_error() {
         assert_eq!(
             error("# a comment\nrequired = true\n"),
-            "/etc/svirt-interpose.conf:2: unknown field `required`, expected one of `qemu`, `state_dir`, `domain_context`, `image_context`, `require`"
+            "/etc/svirt-interpose.conf:2: unknown field `required`, expected one of `qemu`, `state_dir`, `domain_context`, `image_context`, `content_context`, `require`"
         );
         assert!(error("qemu = 'bin/qemu'\n").starts_with("/etc/svirt-interpose.conf:1: bin/qemu is no absolute path"));
         assert!(error("\n\nrequire = 'yes'\n").starts_with("/etc/svirt-interpose.conf:3: "));

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::claim::{Claim, Holder, Labelled, Registry, Vanished};
+use crate::claim::{Claim, Holder, Labelled, Name, Outdated, Registry};
+use crate::config::Contexts;
 use crate::context::Context;
 use crate::guest;
 use crate::log;
@@ -23,6 +24,7 @@ pub struct Confinement {
     store: Connection,
     registry: Registry,
     holder: Holder,
+    pair: Pair,
     claim: Claim,
     joined: bool,
     /// Claims that objects were taken over from, locked until QEMU runs.
@@ -30,8 +32,10 @@ pub struct Confinement {
     published: bool,
     /// What the key said before it was published.
     before: Option<String>,
-    owned: Vec<(Identity, Option<Pair>)>,
+    owned: Vec<(Identity, Option<Name>)>,
     labelled: Vec<(Object, Context)>,
+    /// Claims of files that this guest reads, as others may.
+    reads: Vec<Name>,
 }
 
 impl Confinement {
@@ -45,9 +49,10 @@ impl Confinement {
         holder: Holder,
         candidates: impl Iterator<Item = Pair>,
     ) -> Result<Self> {
-        let claim = registry.draft(&holder)?.claim(&registry, candidates)?;
-        let claim = claim.context("cannot find a free pair of categories: all that our own range has are in use")?;
-        Ok(Self::new(store, registry, holder, claim, false))
+        let claimed = registry.draft(&holder)?.claim(&registry, candidates)?;
+        let (pair, claim) =
+            claimed.context("cannot find a free pair of categories: all that our own range has are in use")?;
+        Ok(Self::new(store, registry, holder, pair, claim, false))
     }
 
     /// Joins the claim of an earlier run of the same VM.
@@ -55,28 +60,29 @@ impl Confinement {
     /// # Errors
     /// When the claim is gone by now, is another VM's, or cannot be written.
     pub fn join(store: Connection, registry: Registry, holder: Holder, pair: Pair) -> Result<Self> {
-        let mut claim = registry.lock(pair)?.ok_or(Vanished(pair))?;
+        let outdated = || Outdated::Claim(pair.into());
+        let mut claim = registry.lock(pair.into())?.ok_or_else(outdated)?;
         let journal = claim.journal()?;
-        ensure!(journal.holders.iter().any(|known| known.vm == holder.vm), Vanished(pair));
-        if let Some(other) = journal.live()?.filter(|other| other.domid != holder.domid) {
+        ensure!(journal.holders.iter().any(|known| known.vm == holder.vm), outdated());
+        if let Some(other) = journal.live(|other| other.domid != holder.domid)? {
             log::warn(&format!(
                 "domain {} shares its disks and categories with {other}: both are that VM",
                 holder.domid
             ));
         }
         claim.join(&holder)?;
-        Ok(Self::new(store, registry, holder, claim, true))
+        Ok(Self::new(store, registry, holder, pair, claim, true))
     }
 
-    fn new(store: Connection, registry: Registry, holder: Holder, claim: Claim, joined: bool) -> Self {
-        let (taken, owned, labelled) = Default::default();
-        Self { store, registry, holder, claim, joined, taken, published: false, before: None, owned, labelled }
+    fn new(store: Connection, registry: Registry, holder: Holder, pair: Pair, claim: Claim, joined: bool) -> Self {
+        let (taken, published, before, owned, labelled, reads) = Default::default();
+        Self { store, registry, holder, pair, claim, joined, taken, published, before, owned, labelled, reads }
     }
 
     /// The pair.
     #[must_use]
     pub fn pair(&self) -> Pair {
-        self.claim.pair()
+        self.pair
     }
 
     /// Publishes the pair.
@@ -93,22 +99,22 @@ impl Confinement {
     ///
     /// # Errors
     /// When one of them became another VM's meanwhile, or cannot be labelled.
-    pub fn label(&mut self, mut objects: Vec<(Object, Relabel)>, image: &Context) -> Result<()> {
-        let after = image.with_pair(self.pair());
-        let record = |(object, relabel): &(Object, Relabel)| Labelled {
-            identity: object.identity(),
-            before: relabel.original.clone(),
-            after: after.clone(),
-            path: object.path().into(),
-        };
+    pub fn label(&mut self, mut objects: Vec<(Object, Relabel)>, contexts: &Contexts) -> Result<()> {
         // in one order for all launches: of two that want the same disks, the first to own one owns all
         objects.sort_by_key(|(object, _)| object.identity());
-        self.claim.about_to_label(&objects.iter().map(record).collect::<Vec<_>>())?;
         self.lock_taken(&objects)?;
+        let after = contexts.image.with_pair(self.pair());
+        let writable = objects.iter().filter(|(_, relabel)| relabel.writable);
+        let records: Vec<_> = writable.map(|(object, relabel)| record(object, relabel, &after)).collect();
+        self.claim.about_to_label(&records)?;
         for (object, relabel) in &objects {
-            self.own(object, relabel.from)?;
+            if relabel.writable {
+                self.own(object, relabel.from)?;
+            } else {
+                self.read(object, relabel, &contexts.content)?;
+            }
         }
-        for (object, _) in objects {
+        for (object, _) in objects.into_iter().filter(|(_, relabel)| relabel.writable) {
             let before = object.label()?;
             if before != after {
                 self.labelled.push((object, before));
@@ -122,10 +128,10 @@ impl Confinement {
     /// device model may have come up since.
     fn lock_taken(&mut self, objects: &[(Object, Relabel)]) -> Result<()> {
         let from = objects.iter().filter_map(|(object, relabel)| Some((relabel.from?, object.path())));
-        let from: BTreeMap<Pair, &Path> = from.filter(|(pair, _)| *pair != self.pair()).collect();
-        for (pair, path) in from {
-            let mut claim = self.registry.lock(pair)?.ok_or(Vanished(pair))?;
-            if let Some(live) = claim.journal()?.live()?.filter(|live| live.vm != self.holder.vm) {
+        let from: BTreeMap<Name, &Path> = from.filter(|(name, _)| *name != self.claim.name()).collect();
+        for (name, path) in from {
+            let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
+            if let Some(live) = claim.journal()?.live(|live| live.vm != self.holder.vm)? {
                 return Err(Refused::InUse(path.into(), live.to_string()).into());
             }
             self.taken.push(claim);
@@ -133,21 +139,41 @@ impl Confinement {
         Ok(())
     }
 
-    fn own(&mut self, object: &Object, from: Option<Pair>) -> Result<()> {
-        let (identity, pair) = (object.identity(), self.pair());
+    fn own(&mut self, object: &Object, from: Option<Name>) -> Result<()> {
+        let (identity, own) = (object.identity(), self.claim.name());
         let before = self.registry.owner(identity)?;
-        let done = match before {
-            Some(owner) if owner == pair => return Ok(()),
-            Some(owner) => from == before && self.registry.hand_over(identity, owner, pair)?,
-            None => self.registry.own(identity, pair)?,
-        };
-        if !done {
+        if before == Some(own) {
+            return Ok(());
+        }
+        if !self.registry.own(identity, from, own)? {
             let owner = self.registry.owner(identity)?;
-            let journal = owner.and_then(|pair| self.registry.read(pair).transpose()).transpose()?.unwrap_or_default();
+            let journal = owner.and_then(|name| self.registry.read(name).transpose()).transpose()?.unwrap_or_default();
             let holder = journal.holders.last().map_or_else(|| "another launch".into(), ToString::to_string);
             bail!(Refused::InUse(object.path().into(), holder));
         }
         self.owned.push((identity, before));
+        Ok(())
+    }
+
+    /// Labels a file that the guest reads, under the claim of those who read it already or else a new one. It is
+    /// locked no longer than that: others may be about to read the file too.
+    fn read(&mut self, object: &Object, relabel: &Relabel, after: &Context) -> Result<()> {
+        let mut claim = if let Some(name) = relabel.readers {
+            let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
+            ensure!(claim.journal()?.label(object).is_some(), Outdated::Claim(name)); // it is another file's by now
+            claim.join(&self.holder)?;
+            claim
+        } else {
+            let claimed = self.registry.draft(&self.holder)?.claim(&self.registry, Name::contents())?;
+            claimed.context("cannot find a free number for the claim of a read-only file")?.1
+        };
+        let name = claim.name();
+        self.reads.push(name);
+        if self.registry.owner(object.identity())? != Some(name) || object.label()? != *after {
+            claim.about_to_label(&[record(object, relabel, after)])?;
+            ensure!(self.registry.own(object.identity(), relabel.from, name)?, Outdated::Claim(name));
+            object.set_label(after)?;
+        }
         Ok(())
     }
 
@@ -164,9 +190,12 @@ impl Confinement {
 
     /// Takes everything back, the last first, and goes on past what fails: it tells each failure.
     fn undo(&mut self) -> Vec<anyhow::Error> {
-        let pair = self.pair();
+        let own = self.claim.name();
         let mut failures = Vec::new();
         failures.extend(selinux::clear_exec_context().err());
+        for name in self.reads.iter().rev() {
+            failures.extend(self.stop_reading(*name).unwrap_or_else(|error| vec![error]));
+        }
         // an object whose label cannot be put back stays ours, and the pair with it
         let mut kept = Vec::new();
         for (object, before) in self.labelled.iter().rev() {
@@ -178,8 +207,8 @@ impl Confinement {
         }
         for (identity, from) in self.owned.iter().rev().filter(|(identity, _)| !kept.contains(identity)) {
             let given_back = match from {
-                Some(from) => self.registry.hand_over(*identity, pair, *from).map(drop),
-                None => self.registry.disown(*identity, pair),
+                Some(from) => self.registry.own(*identity, Some(own), *from).map(drop),
+                None => self.registry.disown(*identity, own),
             };
             failures.extend(given_back.err());
         }
@@ -192,12 +221,26 @@ impl Confinement {
         failures
     }
 
+    /// The last to leave puts the label back: what could not be put back is told.
+    fn stop_reading(&self, name: Name) -> Result<Vec<anyhow::Error>> {
+        let Some(mut claim) = self.registry.lock(name)? else { return Ok(Vec::new()) };
+        claim.leave(&self.holder.process)?;
+        let journal = claim.journal()?;
+        let last = journal.holders.is_empty();
+        Ok(if last { claim.put_back(&self.registry, &journal).err().unwrap_or_default() } else { Vec::new() })
+    }
+
     /// A connection that broke is made anew: the key is not to stay because of a time-out.
     fn unpublish(&self) -> Result<()> {
         let (domid, pair, before) = (self.holder.domid, self.pair(), self.before.as_deref());
         guest::unpublish(&self.store, domid, pair, before)
             .or_else(|_| guest::unpublish(&Connection::open()?, domid, pair, before))
     }
+}
+
+fn record(object: &Object, relabel: &Relabel, after: &Context) -> Labelled {
+    let (before, after) = (relabel.original.clone(), after.clone());
+    Labelled { identity: object.identity(), before, after, path: object.path().into() }
 }
 
 impl Drop for Confinement {

@@ -38,7 +38,7 @@ pub struct Guest {
     pub name: String,
     /// Its UUID, which a reboot keeps.
     pub vm: String,
-    /// Its disks.
+    /// Its disks, the writable first: a file that it has both ways is one to write.
     pub vbds: Vec<Vbd>,
 }
 
@@ -78,7 +78,9 @@ fn vbds(store: &Connection, own: Domid, domid: Domid) -> Result<Vec<Vbd>> {
         nodes(store, backends, vbd::NODES)?.into_iter().map(|(path, nodes)| Backend { path, nodes }).collect();
     let listed: Vec<Nodes> = nodes(store, listed, vbd::LISTED_NODES)?.into_iter().map(|(_, nodes)| nodes).collect();
     let known = vbd::known(backends, &listed, own)?;
-    Ok(known.iter().map(vbd::vbd).collect::<Result<_, _>>()?)
+    let mut vbds: Vec<Vbd> = known.iter().map(vbd::vbd).collect::<Result<_, _>>()?;
+    vbds.sort_by_key(|vbd| !vbd.writable);
+    Ok(vbds)
 }
 
 /// The directories below these; one that does not exist has none.
@@ -200,7 +202,10 @@ pub fn is_published(store: &Connection, domid: Domid, pair: Pair) -> Result<bool
 ///
 /// # Errors
 /// When XenStore cannot be read.
-pub fn still_there<'a>(store: &Connection, holders: &'a [Holder]) -> Result<Option<&'a Holder>> {
+pub fn still_there<'a>(
+    store: &Connection,
+    holders: impl IntoIterator<Item = &'a Holder>,
+) -> Result<Option<&'a Holder>> {
     for holder in holders {
         if holder.process.is_of_this_boot()? && vm(store, holder.domid)?.is_some_and(|vm| vm == holder.vm) {
             return Ok(Some(holder));

@@ -2,33 +2,27 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 
 use crate::argv::{self, Domid, Target};
-use crate::claim::{Holder, Process, Registry, Vanished};
-use crate::config::{self, Config};
+use crate::claim::{Holder, Outdated, Process, Registry};
+use crate::config::{self, Config, Contexts};
 use crate::confinement::Confinement;
-use crate::context::Context;
 use crate::exec::{self, Qemu};
 use crate::guest::{self, Guest};
 use crate::log;
-use crate::mcs::{self, InUse, Pair, Set};
+use crate::mcs::{self, InUse, Set};
 use crate::object::{self, Object};
-use crate::plan::{self, Found, Owner, Relabel};
+use crate::owner::Owners;
+use crate::plan::{self, Found, Relabel};
 use crate::selinux::{self, Mode};
 use crate::signals::Held;
 use crate::xenstore::Connection;
 
-/// How long the device model of a domain that is gone may take to exit before its disk is called in use:
-/// libxl sends it SIGHUP and does not wait (`libxl__destroy_device_model`).
-const EXITING: Duration = Duration::from_secs(10);
-
-/// How often a launch begins anew because a claim was freed under it.
+/// How often a launch begins anew because a claim was changed under it.
 const TRIES: u32 = 5;
 
 /// Why QEMU was not started, and the exit status that says so: 125 refused, 126 it cannot be executed, 127
@@ -90,11 +84,12 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
     }
 }
 
-/// Tries again when a claim that it built on was freed meanwhile: `svirtctl reconcile` may run at any time.
+/// Tries again when a claim that it built on was changed meanwhile: other launches and `svirtctl reconcile` may run at
+/// any time.
 fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
     for _ in 1..TRIES {
         match try_to_confine(config, domid, mode) {
-            Err(error) if error.is::<Vanished>() => {}
+            Err(error) if error.is::<Outdated>() => {}
             result => return result,
         }
     }
@@ -102,10 +97,7 @@ fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
 }
 
 fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
-    let domain = config.domain_context.clone().map_or_else(selinux::virtual_domain_context, Ok)?;
-    let image = config.image_context.clone().map_or_else(selinux::virtual_image_context, Ok)?;
-    selinux::check(&domain)?;
-    selinux::check(&image)?;
+    let contexts = config.contexts()?;
     let own = selinux::own_context()?;
     ensure!(
         own.categories().len() > 1,
@@ -116,10 +108,11 @@ fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confineme
     let published: Vec<(Domid, Set)> =
         guest::published(&store)?.into_iter().filter(|(other, _)| *other != domid).collect();
     let registry = Registry::open(&config.state_dir)?;
-    let found = find(&guest, &registry, &store, mode)?;
+    let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
+    let found = find(&guest, &owners, mode)?;
 
     let earlier = plan::earlier_pair(found.iter().map(|(_, found)| found));
-    let plan = decide(found, &image, &published, mode)?;
+    let plan = decide(found, &contexts, &published, mode)?;
     let holder = Holder { domid, vm: guest.vm.clone(), process: Process::own()? };
 
     let mut confinement = if let Some(pair) = earlier {
@@ -133,84 +126,47 @@ fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confineme
     };
     confinement.publish()?;
     let objects = plan.len();
-    confinement.label(plan, &image)?;
-    confinement.enter(&domain)?;
+    confinement.label(plan, &contexts)?;
+    confinement.enter(&contexts.domain)?;
     log::done(&format!(
         "launch domid={domid} vm={} name={:?} set={} objects={objects} context={}",
         guest.vm,
         guest.name,
         confinement.pair(),
-        domain.with_pair(confinement.pair())
+        contexts.domain.with_pair(confinement.pair())
     ));
     Ok(confinement)
 }
 
-/// The objects of the guest's writable disks, and whose they are.
-fn find(guest: &Guest, registry: &Registry, store: &Connection, mode: Mode) -> Result<Vec<(Object, Found)>> {
-    let deadline = Instant::now() + EXITING;
+/// The objects of the guest's disks, and whose they are. A read-only device is left as it is.
+fn find(guest: &Guest, owners: &Owners, mode: Mode) -> Result<Vec<(Object, Found)>> {
     let mut all: Vec<(Object, Found)> = Vec::new();
-    for vbd in guest.vbds.iter().filter(|vbd| vbd.writable) {
+    for vbd in &guest.vbds {
         let objects = object::open_all(&vbd.paths).with_context(|| format!("cannot use {}", vbd.backend));
         for object in tolerate(objects, mode)?.unwrap_or_default() {
-            if all.iter().any(|(known, _)| known.identity() == object.identity()) {
+            let known = all.iter().any(|(known, _)| known.identity() == object.identity());
+            if known || !vbd.writable && object.is_device() {
                 continue;
             }
             let Some(label) = tolerate(object.label(), mode)? else { continue };
-            let (owner, recorded) = owner(&object, &label, guest, registry, store, deadline)?;
-            let found = Found { path: object.path().into(), label, owner, recorded };
+            let (owner, recorded) = owners.of(&object, &label, vbd.writable)?;
+            let found = Found { path: object.path().into(), writable: vbd.writable, label, owner, recorded };
             all.push((object, found));
         }
     }
     Ok(all)
 }
 
-/// Whose an object is, with the label recorded for it. The index tells, or else the label itself: a reboot
-/// changes the numbers that the index goes by.
-fn owner(
-    object: &Object,
-    label: &Context,
-    guest: &Guest,
-    registry: &Registry,
-    store: &Connection,
-    deadline: Instant,
-) -> Result<(Owner, Option<Context>)> {
-    let indexed = registry.owner(object.identity())?;
-    let Some(pair) = indexed.or_else(|| Pair::of(label.categories())) else { return Ok((Owner::Nobody, None)) };
-    // reconcile may have put the label back, and freed the claim, since the label was read
-    let nobodys = || -> Result<_> {
-        ensure!(indexed.is_none() && object.label()? == *label, Vanished(pair));
-        Ok((Owner::Nobody, None))
-    };
-    let Some(journal) = registry.read(pair)? else { return nobodys() };
-    let recorded = journal.label(object).map(|record| record.before.clone());
-    if journal.holders.iter().any(|holder| holder.vm == guest.vm) {
-        return Ok((Owner::SameVm(pair), recorded));
-    }
-    if indexed.is_none() && recorded.is_none() {
-        return nobodys(); // its categories are the claim's, but it is none of the claim's objects
-    }
-    loop {
-        if let Some(holder) = guest::still_there(store, &journal.holders)? {
-            return Ok((Owner::Live(holder.clone()), None));
-        }
-        match journal.live()? {
-            Some(exiting) if Instant::now() > deadline => return Ok((Owner::Live(exiting.clone()), None)),
-            Some(_) => sleep(Duration::from_millis(10)),
-            None => return Ok((Owner::Gone(pair), recorded)),
-        }
-    }
-}
-
 fn decide(
     found: Vec<(Object, Found)>,
-    image: &Context,
+    contexts: &Contexts,
     published: &[(Domid, Set)],
     mode: Mode,
 ) -> Result<Vec<(Object, Relabel)>> {
     let mut plan = Vec::new();
     for (object, found) in found {
-        let decision = plan::relabel(&found, image, published).map_err(Into::into);
-        plan.extend(tolerate(decision, mode)?.map(|relabel| (object, relabel)));
+        let decision = plan::relabel(&found, contexts, published).map_err(Into::into);
+        plan.extend(tolerate(decision, mode)?.flatten().map(|relabel| (object, relabel)));
     }
     Ok(plan)
 }

@@ -2,8 +2,8 @@
 //!
 //! A launch is told top to bottom in [`launch`]. What is decided stands in modules of values without any
 //! I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`plan`]); what is done stands in modules of one kind of
-//! effect each ([`xenstore`], [`guest`], [`claim`], [`selinux`], [`object`], [`exec`], [`signals`], [`log`],
-//! [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
+//! effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`], [`exec`], [`signals`],
+//! [`log`], [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
 
 pub mod argv;
 pub mod claim;
@@ -17,6 +17,7 @@ pub mod launch;
 pub mod log;
 pub mod mcs;
 pub mod object;
+pub mod owner;
 pub mod plan;
 pub mod selinux;
 pub mod signals;

@@ -95,12 +95,21 @@ impl Object {
         self.identity
     }
 
+    /// Whether it is a block device, and no file.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        matches!(self.identity, Identity::Block(..))
+    }
+
     /// Whether this is what was once recorded by that identity and path. A reboot changes the numbers of devices,
     /// and so of filesystems: after one the inode at the path tells a file.
     #[must_use]
     pub fn is(&self, identity: Identity, path: &Path) -> bool {
+        let at_path = || self.path == path || Self::open(path).is_ok_and(|there| there.identity == self.identity);
         match (identity, self.identity) {
-            (Identity::File(.., recorded), Identity::File(.., inode)) if self.path == path => recorded == inode,
+            (Identity::File(.., recorded), Identity::File(.., inode)) if recorded == inode => {
+                identity == self.identity || at_path()
+            }
             (recorded, own) => recorded == own,
         }
     }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::argv::Domid;
-use crate::claim::Holder;
+use crate::claim::{Holder, Name};
+use crate::config::Contexts;
 use crate::context::Context;
 use crate::mcs::{Pair, Set};
 
@@ -12,11 +13,16 @@ use crate::mcs::{Pair, Set};
 /// dom0's own system, is a mistake or an attack; the policy allows relabelling from these and no others.
 pub const DISK_TYPES: &[&str] = &["fixed_disk_device_t", "virt_image_t", "xen_image_t"];
 
-/// An object of one of the guest's writable disks, as found.
+/// Types that QEMU may read wherever it finds them, and that no launch changes: `/usr/share/virtio-win`.
+pub const READABLE_TYPES: &[&str] = &["usr_t"];
+
+/// An object of one of the guest's disks, as found.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The path it was reached by.
     pub path: PathBuf,
+    /// Whether the guest may write it.
+    pub writable: bool,
     /// Its label.
     pub label: Context,
     /// Whose it is.
@@ -30,10 +36,12 @@ pub struct Found {
 pub enum Owner {
     /// No claim's.
     Nobody,
-    /// A claim's of this same VM: its earlier run's, or that of the domain it migrates from.
+    /// A claim's of this same VM, to write: its earlier run's, or that of the domain it migrates from.
     SameVm(Pair),
-    /// A claim's whose domains and device models are all gone.
-    Gone(Pair),
+    /// A claim's that keeps nobody else from it: all others' domains and device models are gone.
+    Gone(Name),
+    /// The claim's of all who read it, and this guest only reads it too.
+    Readers(Name),
     /// Another VM's that is running.
     Live(Holder),
 }
@@ -42,10 +50,14 @@ pub enum Owner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Relabel {
+    /// Whether it becomes the guest's own, or content that others may read too.
+    pub writable: bool,
     /// The label it had before any guest did: what it gets back in the end.
     pub original: Context,
     /// The claim it is taken over from.
-    pub from: Option<Pair>,
+    pub from: Option<Name>,
+    /// The claim of those who read it, to be joined.
+    pub readers: Option<Name>,
 }
 
 /// Why an object cannot be this guest's.
@@ -89,27 +101,48 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Decides on one object. `image` is the image context, `published` the sets of the other domains.
+/// Decides on one object; `None` when it is left alone. `published` are the sets of the other domains.
 ///
 /// # Errors
 /// [`Refused`].
-pub fn relabel(found: &Found, image: &Context, published: &[(Domid, Set)]) -> Result<Relabel, Refused> {
-    let type_ = found.label.type_();
-    if type_ != image.type_() && !DISK_TYPES.contains(&type_) {
-        return Err(Refused::Type(found.path.clone(), type_.into()));
+pub fn relabel(
+    found: &Found,
+    Contexts { image, content, .. }: &Contexts,
+    published: &[(Domid, Set)],
+) -> Result<Option<Relabel>, Refused> {
+    let Found { path, writable, label, owner, recorded } = found;
+    let (writable, from, readers) = match owner {
+        Owner::Live(holder) => return Err(Refused::InUse(path.clone(), holder.to_string())),
+        Owner::Nobody => (*writable, None, None),
+        Owner::SameVm(pair) => (true, Some(Name::Pair(*pair)), None),
+        Owner::Gone(name) => (*writable, Some(*name), None),
+        Owner::Readers(name) => (false, None, Some(*name)),
+    };
+    let type_ = label.type_();
+    let unclaimed = from.is_none() && readers.is_none();
+    if !writable && is_readable(label, content) && (unclaimed || type_ != content.type_()) {
+        return Ok(None);
     }
     // what was recorded counts only while the label is a guest's: somebody may have put it right by hand
-    let carried = if type_ == image.type_() { found.label.categories() } else { &Set::default() };
-    let original = if carried.is_empty() { Some(&found.label) } else { found.recorded.as_ref() };
-    let original = || original.cloned().ok_or_else(|| Refused::Stray(found.path.clone(), carried.to_string()));
-    match &found.owner {
-        Owner::Live(holder) => Err(Refused::InUse(found.path.clone(), holder.to_string())),
-        Owner::SameVm(pair) | Owner::Gone(pair) => Ok(Relabel { original: original()?, from: Some(*pair) }),
-        Owner::Nobody => match published.iter().find(|(_, set)| !carried.is_empty() && set.comparable(carried)) {
-            Some((domid, _)) => Err(Refused::Carries(found.path.clone(), carried.to_string(), *domid)),
-            None => Ok(Relabel { original: original()?, from: None }),
-        },
-    }
+    let carried = label.categories();
+    let original = if type_ == image.type_() && !carried.is_empty() {
+        if let Some((domid, _)) = published.iter().find(|(_, set)| unclaimed && set.comparable(carried)) {
+            return Err(Refused::Carries(path.clone(), carried.to_string(), *domid));
+        }
+        recorded.as_ref().ok_or_else(|| Refused::Stray(path.clone(), carried.to_string()))?
+    } else if type_ == image.type_() || DISK_TYPES.contains(&type_) {
+        label
+    } else {
+        let recorded = recorded.as_ref().filter(|_| type_ == content.type_());
+        recorded.ok_or_else(|| Refused::Type(path.clone(), type_.into()))?
+    };
+    Ok(Some(Relabel { writable, original: original.clone(), from, readers }))
+}
+
+/// Whether every guest's QEMU may read what is labelled so.
+#[must_use]
+pub fn is_readable(label: &Context, content: &Context) -> bool {
+    READABLE_TYPES.contains(&label.type_()) || label.type_() == content.type_() && label.categories().is_empty()
 }
 
 /// The pair of an earlier claim of this same VM, which the guest then joins instead of getting a new one.
@@ -126,29 +159,45 @@ mod tests {
     use super::*;
     use crate::claim::Process;
 
-    const IMAGE: &str = "system_u:object_r:svirt_xen_image_t:s0";
-
     fn context(text: &str) -> Context {
         text.parse().unwrap()
     }
 
     fn found(label: &str, owner: Owner) -> Found {
         let recorded = Some(context("u:object_r:xen_image_t:s0"));
-        Found { path: "/images/a".into(), label: context(label), owner, recorded }
+        Found { path: "/images/a".into(), writable: true, label: context(label), owner, recorded }
     }
 
-    fn decide(found: &Found, published: &[(&str, &str)]) -> Result<Relabel, Refused> {
+    fn read(label: &str, owner: Owner) -> Found {
+        Found { writable: false, ..found(label, owner) }
+    }
+
+    fn unrecorded(found: Found) -> Found {
+        Found { recorded: None, ..found }
+    }
+
+    fn decide(found: &Found, published: &[(&str, &str)]) -> Result<Option<Relabel>, Refused> {
+        let contexts = Contexts {
+            domain: context("system_u:system_r:svirt_xen_t:s0"),
+            image: context("system_u:object_r:svirt_xen_image_t:s0"),
+            content: context("system_u:object_r:virt_content_t:s0"),
+        };
         let published: Vec<_> =
             published.iter().map(|(domid, set)| (domid.parse().unwrap(), set.parse().unwrap())).collect();
-        relabel(found, &context(IMAGE), &published)
+        relabel(found, &contexts, &published)
     }
 
     #[test]
     fn refuses_a_disk_of_a_live_domain() {
         let process = Process { pid: 41, start: 1, boot: "b".into() };
         let holder = Holder { domid: "3".parse().unwrap(), vm: "u-u".into(), process };
-        let refused = decide(&found("u:object_r:svirt_xen_image_t:s0:c1,c2", Owner::Live(holder)), &[]).unwrap_err();
-        assert_eq!(refused.to_string(), "cannot label /images/a: it is in use by domain 3 (VM u-u, device model 41)");
+        for wanted in [found, read] {
+            let refused = decide(&wanted("u:object_r:svirt_xen_image_t:s0:c1,c2", Owner::Live(holder.clone())), &[]);
+            assert_eq!(
+                refused.unwrap_err().to_string(),
+                "cannot label /images/a: it is in use by domain 3 (VM u-u, device model 41)"
+            );
+        }
     }
 
     #[test]
@@ -163,22 +212,60 @@ mod tests {
     #[test]
     fn refuses_a_type_that_is_no_disks() {
         for type_ in ["shadow_t", "etc_t", "device_t", "user_home_t", "svirt_image_t"] {
-            let refused = decide(&found(&format!("u:object_r:{type_}:s0"), Owner::Nobody), &[]);
-            assert!(matches!(refused, Err(Refused::Type(..))), "{type_}");
+            for wanted in [found, read] {
+                let refused = decide(&unrecorded(wanted(&format!("u:object_r:{type_}:s0"), Owner::Nobody)), &[]);
+                assert!(matches!(refused, Err(Refused::Type(..))), "{type_}");
+            }
+        }
+        for type_ in ["usr_t", "virt_content_t"] {
+            let refused = decide(&unrecorded(found(&format!("u:object_r:{type_}:s0"), Owner::Nobody)), &[]);
+            assert!(matches!(refused, Err(Refused::Type(..))), "{type_}, to write");
         }
     }
 
     #[test]
     fn takes_over_from_the_gone_and_keeps_the_original_label() {
-        let pair = "c1,c2".parse().unwrap();
-        let taken = decide(&found("u:object_r:svirt_xen_image_t:s0:c1,c2", Owner::Gone(pair)), &[]).unwrap();
-        assert_eq!(taken, Relabel { original: context("u:object_r:xen_image_t:s0"), from: Some(pair) });
+        let (pair, content) = ("c1,c2".parse().unwrap(), Name::Content(1));
+        for (label, from) in
+            [("u:object_r:svirt_xen_image_t:s0:c1,c2", pair), ("system_u:object_r:virt_content_t:s0", content)]
+        {
+            for wanted in [found, read] {
+                let wanted = wanted(label, Owner::Gone(from));
+                let taken = decide(&wanted, &[]).unwrap();
+                let original = context("u:object_r:xen_image_t:s0");
+                let relabel = Relabel { writable: wanted.writable, original, from: Some(from), readers: None };
+                assert_eq!(taken, Some(relabel));
+            }
+        }
+    }
+
+    #[test]
+    fn leaves_what_every_guest_may_read() {
+        for label in ["u:object_r:usr_t:s0", "u:object_r:virt_content_t:s0"] {
+            assert_eq!(decide(&unrecorded(read(label, Owner::Nobody)), &[]), Ok(None), "{label}");
+        }
+        let odd = unrecorded(read("u:object_r:virt_content_t:s0:c1,c2", Owner::Nobody));
+        assert!(matches!(decide(&odd, &[]), Err(Refused::Type(..))), "its categories keep guests out");
+    }
+
+    #[test]
+    fn joins_those_who_read_a_file() {
+        let content = Name::Content(1);
+        let joined = decide(&read("u:object_r:virt_content_t:s0", Owner::Readers(content)), &[]).unwrap().unwrap();
+        assert_eq!((joined.writable, joined.from, joined.readers), (false, None, Some(content)));
+        assert_eq!(joined.original, context("u:object_r:xen_image_t:s0"));
+    }
+
+    #[test]
+    fn what_the_same_vm_has_to_write_stays_so() {
+        let same = Owner::SameVm("c1,c2".parse().unwrap());
+        assert!(decide(&read("u:object_r:svirt_xen_image_t:s0:c1,c2", same), &[]).unwrap().unwrap().writable);
     }
 
     #[test]
     fn refuses_a_guests_label_that_nobody_recorded() {
         for owner in [Owner::Nobody, Owner::Gone("c3,c4".parse().unwrap()), Owner::SameVm("c3,c4".parse().unwrap())] {
-            let stray = Found { recorded: None, ..found("u:object_r:svirt_xen_image_t:s0:c1,c2", owner) };
+            let stray = unrecorded(found("u:object_r:svirt_xen_image_t:s0:c1,c2", owner));
             assert!(matches!(decide(&stray, &[]), Err(Refused::Stray(..))));
         }
     }
@@ -186,7 +273,7 @@ mod tests {
     #[test]
     fn a_label_that_was_put_right_by_hand_is_the_original() {
         let relabelled = found("u:object_r:virt_image_t:s0", Owner::Gone("c1,c2".parse().unwrap()));
-        assert_eq!(decide(&relabelled, &[]).unwrap().original, relabelled.label);
+        assert_eq!(decide(&relabelled, &[]).unwrap().unwrap().original, relabelled.label);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn context_of(pid: u32) -> Result<Context> {
 /// # Errors
 /// When the file is missing or its first line is no context.
 pub fn virtual_domain_context() -> Result<Context> {
-    first_line(selinux::path::virtual_domain_context().map_err(errno)?, "domain_context")
+    line(selinux::path::virtual_domain_context().map_err(errno)?, 0, "domain_context")
 }
 
 /// The same of a writable disk: the first line of `contexts/virtual_image_context`.
@@ -86,14 +86,22 @@ pub fn virtual_domain_context() -> Result<Context> {
 /// # Errors
 /// When the file is missing or its first line is no context.
 pub fn virtual_image_context() -> Result<Context> {
-    first_line(selinux::path::virtual_image_context().map_err(errno)?, "image_context")
+    line(selinux::path::virtual_image_context().map_err(errno)?, 0, "image_context")
 }
 
-fn first_line(path: &Path, key: &str) -> Result<Context> {
+/// The same of a file that guests only read: the second line of `contexts/virtual_image_context`.
+///
+/// # Errors
+/// When the file is missing or its second line is no context.
+pub fn virtual_content_context() -> Result<Context> {
+    line(selinux::path::virtual_image_context().map_err(errno)?, 1, "content_context")
+}
+
+fn line(path: &Path, index: usize, key: &str) -> Result<Context> {
     let instead =
         || format!("cannot take a context from {}: name one as {key} in {}", path.display(), crate::config::PATH);
     let text = fs::read_to_string(path).with_context(instead)?;
-    text.lines().next().unwrap_or_default().trim().parse().with_context(instead)
+    text.lines().nth(index).unwrap_or_default().trim().parse().with_context(instead)
 }
 
 /// Makes sure that the loaded policy knows the context.

@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::host::{Disk, Host, UNUSED, compiled, label, level, qdisk, set_label};
+use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, compiled, label, level, qdisk, set_label};
 use common::xenstored::{Daemon, within};
 use nix::sys::signal::Signal;
 use svirt_interpose::mcs::{Pair, Set};
@@ -107,12 +107,12 @@ fn gives_qemu_and_every_writable_disk_one_pair() {
         let qemu = host.launch(7).unwrap();
 
         let pair: Pair = host.key(7).unwrap().parse().unwrap();
-        assert_eq!(host.claims(), [pair.to_string()]);
+        assert_eq!(host.claims(), [pair.to_string(), "content-1".into()]);
         assert_eq!(qemu.exec_context(&host).unwrap(), format!("system_u:system_r:svirt_xen_t:s0:{pair}"));
         for path in [a, b, c, behind, beyond, &block.0] {
             assert_eq!(label(path), format!("system_u:object_r:svirt_xen_image_t:s0:{pair}"), "{}", path.display());
         }
-        assert_eq!(label(readonly), UNUSED);
+        assert_eq!(label(readonly), CONTENT);
         assert_eq!(label(&over_a.0), "system_u:object_r:fixed_disk_device_t:s0", "the kernel alone uses it");
         assert_eq!(qemu.said(), "");
     }
@@ -687,7 +687,8 @@ fn of_two_launches_for_the_same_disks_in_another_order_one_starts() {
         let disks = ["a", "b"].map(|name| host.image(&format!("{round}{name}.raw")));
         let domids = [100 + 2 * round, 101 + 2 * round];
         host.domain(domids[0], &format!("vm{}", domids[0]), &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
-        host.domain(domids[1], &format!("vm{}", domids[1]), &[qdisk(768, &disks[1]), qdisk(832, &disks[0])]);
+        let second = if round % 2 == 0 { qdisk(832, &disks[0]) } else { cdrom(832, &disks[0]) };
+        host.domain(domids[1], &format!("vm{}", domids[1]), &[qdisk(768, &disks[1]), second]);
         let started = domids.map(|domid| host.start(&["-xen-domid", &domid.to_string()]));
         let running: Vec<_> = started.into_iter().map(common::host::Started::outcome).filter_map(Result::ok).collect();
         assert_eq!(running.len(), 1);
@@ -716,6 +717,177 @@ fn waits_for_no_syslog() {
     host.domain(7, "vm7", &[qdisk(768, &host.image("a.raw"))]);
     let _qemu = host.launch(7).unwrap();
     drop(log);
+}
+
+// One file, many readers.
+
+#[test]
+fn many_guests_may_read_one_file() {
+    let host = Host::new();
+    let iso = host.image("install.iso");
+    let hard = host.path("images/hard.iso");
+    fs::hard_link(&iso, &hard).unwrap();
+    let domids = 1..=20u16;
+    for domid in domids.clone() {
+        let own = host.image(&format!("{domid}.raw"));
+        let iso = if domid % 2 == 0 { &iso } else { &hard };
+        host.domain(domid, &format!("vm{domid}"), &[qdisk(768, &own), cdrom(5632, iso)]);
+    }
+    let started: Vec<_> = domids.map(|domid| host.start(&["-xen-domid", &domid.to_string()])).collect();
+    let running: Vec<_> = started.into_iter().map(|started| started.outcome().unwrap()).collect();
+    assert_eq!(label(&iso), CONTENT);
+    assert_eq!(host.claims().iter().filter(|name| name.starts_with("content-")).count(), 1);
+    assert_eq!(host.claims().len(), 1 + running.len());
+}
+
+#[test]
+fn what_one_guest_reads_another_cannot_write_and_the_other_way_round() {
+    let host = Host::new();
+    let [iso, disk] = ["install.iso", "a.raw"].map(|name| host.image(name));
+    host.domain(1, "vm1", &[cdrom(5632, &iso), qdisk(768, &disk)]);
+    let first = host.launch(1).unwrap();
+    host.domain(2, "vm2", &[qdisk(768, &iso)]);
+    host.domain(3, "vm3", &[cdrom(5632, &disk)]);
+    host.domain(4, "vm4", &[cdrom(5632, &iso)]);
+    let reader = host.launch(4).unwrap();
+    for (domid, object) in [(2, &iso), (3, &disk)] {
+        let refusal = host.refuse(&["-xen-domid", &domid.to_string()]);
+        let holder = format!("cannot label {}: it is in use by domain 1 (VM vm1", object.display());
+        assert!(refusal.status == 125 && refusal.said.contains(&holder), "{}", refusal.said);
+    }
+    // the one who read it first is gone, and another still reads it
+    host.destroy(1);
+    drop(first);
+    assert!(host.refuse(&["-xen-domid", "2"]).said.contains("it is in use by domain 4 (VM vm4"));
+    host.destroy(4);
+    drop(reader);
+    for (domid, object) in [(2, &iso), (3, &disk)] {
+        let _qemu = host.launch(domid).unwrap();
+        for name in host.claims() {
+            let claim = fs::read_to_string(host.path("state/claims").join(name)).unwrap();
+            let mut records = claim.lines().filter(|line| line.starts_with("label "));
+            assert!(records.all(|line| line.contains(&format!(" before={UNUSED} "))), "{claim}");
+        }
+        if domid == 2 {
+            assert_eq!(level(&label(object)), format!("s0:{}", host.key(domid).unwrap()));
+        } else {
+            assert_eq!(label(object), CONTENT);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_a_guest_has_both_ways_is_one_to_write() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm", &[cdrom(768, &disk), qdisk(832, &disk)]);
+    let first = host.launch(1).unwrap();
+    let own = format!("s0:{}", host.key(1).unwrap());
+    assert_eq!(level(&label(&disk)), own);
+    // it migrates to a domain that only reads it
+    host.domain(2, "vm", &[cdrom(768, &disk)]);
+    let second = host.launch(2).unwrap();
+    assert_eq!((level(&label(&disk)), host.claims().len()), (own, 1));
+    drop((first, second));
+    for domid in [1, 2] {
+        host.destroy(domid);
+    }
+    // the image is done, and from now on many are to read it
+    host.domain(3, "vm", &[cdrom(768, &disk)]);
+    host.domain(4, "another", &[cdrom(768, &disk)]);
+    let _running = [3, 4].map(|domid| host.launch(domid).unwrap());
+    assert_eq!(label(&disk), CONTENT);
+}
+
+#[test]
+fn leaves_a_file_that_every_guest_may_read_as_it_is() {
+    let host = Host::new();
+    let isos = ["library.iso", "virtio-win.iso"].map(|name| host.image(name));
+    let labels = [CONTENT, "system_u:object_r:usr_t:s0"];
+    for (iso, label) in isos.iter().zip(labels) {
+        set_label(iso, label);
+    }
+    host.domain(1, "vm1", &[cdrom(5632, &isos[0]), cdrom(5696, &isos[1])]);
+    let _qemu = host.launch(1).unwrap();
+    assert_eq!(isos.each_ref().map(|iso| label(iso)), labels);
+    assert_eq!(host.claims(), [host.key(1).unwrap()]);
+    // nor is it anybody's to write
+    host.domain(2, "vm2", &[qdisk(768, &isos[0])]);
+    assert!(host.refuse(&["-xen-domid", "2"]).said.contains("its type virt_content_t is none of a disk"));
+}
+
+#[test]
+fn refuses_to_read_what_is_no_disk() {
+    let host = Host::new();
+    let file = host.image("secret");
+    host.domain(1, "vm1", &[cdrom(5632, &file)]);
+    for type_ in ["user_home_t", "var_t", "shadow_t"] {
+        set_label(&file, &format!("system_u:object_r:{type_}:s0"));
+        let refusal = host.refuse(&["-xen-domid", "1"]);
+        assert!(refusal.said.contains(&format!("its type {type_} is none of a disk: semanage")), "{}", refusal.said);
+    }
+}
+
+#[test]
+fn a_readers_failure_leaves_the_file_as_it_was() {
+    let host = Host::new();
+    let [iso, disk] = ["install.iso", "a.raw"].map(|name| host.image(name));
+    host.domain(2, "vm2", &[qdisk(768, &disk), cdrom(5632, &iso)]);
+    host.set("denied", iso.to_str().unwrap());
+    assert!(host.refuse(&["-xen-domid", "2"]).said.contains("install.iso: Permission denied"));
+    fs::remove_file(host.path("denied")).unwrap();
+    assert_eq!(label(&iso), UNUSED);
+
+    let program = host.path("no-program");
+    fs::write(&program, "\0").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let fails = |domid: u16| {
+        host.configure(&format!("qemu = '{}'", program.display()));
+        let refusal = host.start(&["-xen-domid", &domid.to_string()]).outcome().err().unwrap();
+        assert_eq!(refusal.status, 126, "{}", refusal.said);
+        host.configure(&format!("qemu = '{}'", compiled("qemu").display()));
+    };
+    let before = host.everything();
+    fails(2);
+    assert_eq!(host.everything(), before);
+
+    // the file is another's to read, too
+    host.domain(1, "vm1", &[cdrom(5632, &iso)]);
+    let first = host.launch(1).unwrap();
+    fails(2);
+    assert_eq!((label(&iso), label(&disk)), (CONTENT.into(), UNUSED.into()));
+    assert_eq!(host.claims(), [host.key(1).unwrap(), "content-1".into()]);
+    drop(first);
+}
+
+#[test]
+fn the_last_of_those_who_fail_puts_the_label_back() {
+    let host = Host::new();
+    let mut files = ["a.iso", "b.iso", "c.iso"].map(|name| host.image(name));
+    files.sort_by_key(|path| fs::metadata(path).unwrap().ino()); // as a launch goes through them
+    let [shared, one, other] = files;
+    for (domid, own) in [(1, &one), (2, &other)] {
+        host.domain(domid, &format!("vm{domid}"), &[cdrom(5632, &shared), cdrom(5696, own)]);
+    }
+    let before = host.everything();
+    let reads = |count| {
+        let claim = || fs::read_to_string(host.path("state/claims/content-1")).unwrap_or_default();
+        within(Duration::from_secs(30), || (claim().matches("holder ").count() == count).then_some(()));
+    };
+    // each is held up after it has joined those who read the first file
+    host.set("pause", &format!("{} {}", one.display(), other.display()));
+    let first = host.start(&["-xen-domid", "1"]);
+    reads(1);
+    let second = host.start(&["-xen-domid", "2"]);
+    reads(2);
+    host.set("denied", one.to_str().unwrap());
+    host.set("pause", other.to_str().unwrap());
+    assert!(first.outcome().err().unwrap().said.contains("Permission denied"));
+    assert_eq!(label(&shared), CONTENT, "the second reads it");
+    second.signal(Signal::SIGTERM);
+    fs::remove_file(host.path("pause")).unwrap();
+    assert!(second.outcome().err().unwrap().said.contains("stopped by SIGTERM"));
+    assert_eq!(host.everything(), before);
 }
 
 // SELinux's modes.
@@ -762,9 +934,10 @@ fn disabled_is_believed_only_when_the_kernel_agrees() {
 fn audit_tells_what_agrees_from_what_does_not() {
     let host = Host::new();
     let disks: BTreeMap<u16, PathBuf> = [1, 2].map(|domid| (domid, host.image(&format!("{domid}.raw")))).into();
+    let iso = host.image("install.iso");
     let mut running = Vec::new();
     for (domid, disk) in &disks {
-        host.domain(*domid, &format!("vm{domid}"), &[qdisk(768, disk)]);
+        host.domain(*domid, &format!("vm{domid}"), &[qdisk(768, disk), cdrom(832, disk), cdrom(5632, &iso)]);
         let qemu = host.launch(*domid).unwrap();
         host.store().write(&format!("/local/domain/{domid}/image/device-model-pid"), &qemu.pid().to_string()).unwrap();
         running.push(qemu);
@@ -775,7 +948,8 @@ fn audit_tells_what_agrees_from_what_does_not() {
     };
     let (status, text) = audit();
     assert_eq!(status, 0, "{text}");
-    assert_eq!(text.lines().count(), 1 + 2 * 2, "{text}");
+    assert_eq!(text.lines().count(), 1 + 2 * 3, "{text}");
+    assert_eq!(text.matches(CONTENT).count(), 2, "{text}");
     for domid in disks.keys() {
         let level = format!("s0:{}", host.key(*domid).unwrap());
         assert_eq!(text.matches(&level).count(), 2, "{text}");
@@ -787,5 +961,9 @@ fn audit_tells_what_agrees_from_what_does_not() {
         text.contains(&format!("domain 2: its disk {} is labelled {UNUSED}, not at ", disks[&2].display())),
         "{text}"
     );
+    set_label(&iso, UNUSED);
+    let (_, text) = audit();
+    let finding = format!("domain 1: its read-only disk {} is labelled {UNUSED}, which it may not read", iso.display());
+    assert!(text.contains(&finding), "{text}");
     drop(host.xenstored);
 }

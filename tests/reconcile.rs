@@ -8,10 +8,11 @@ mod common {
 }
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::host::{Host, UNUSED, label, level, qdisk, set_label};
+use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, label, level, qdisk, set_label};
 
 /// Reconciles, and returns the exit status and what it said.
 fn reconcile(host: &Host) -> (i32, String) {
@@ -22,7 +23,11 @@ fn reconcile(host: &Host) -> (i32, String) {
 
 /// One guest that ran and is gone.
 fn after_a_guest(host: &Host, disk: &Path) {
-    host.domain(1, "vm1", &[qdisk(768, disk)]);
+    after_a_guest_with(host, qdisk(768, disk));
+}
+
+fn after_a_guest_with(host: &Host, disk: Disk) {
+    host.domain(1, "vm1", &[disk]);
     drop(host.launch(1).unwrap());
     host.destroy(1);
 }
@@ -138,7 +143,7 @@ fn after_the_hosts_reboot_nothing_is_held_and_numbers_have_changed() {
     for (domid, disk) in [(1, &disk), (2, &taken)] {
         host.domain(domid, &format!("vm{domid}"), &[qdisk(768, disk)]);
         running.push(host.launch(domid).unwrap());
-        host.rebooted(domid);
+        host.rebooted(&host.key(domid).unwrap());
         host.destroy(domid);
     }
     // before reconcile ran, another guest got the second disk: the label leads to the claim
@@ -150,6 +155,56 @@ fn after_the_hosts_reboot_nothing_is_held_and_numbers_have_changed() {
     assert_eq!(level(&label(&taken)), format!("s0:{}", host.key(3).unwrap()), "{said}");
     host.destroy(3);
     drop(qemu);
+    assert_eq!(reconcile(&host).0, 0);
+    assert_eq!(host.everything(), before);
+}
+
+#[test]
+fn a_file_that_guests_read_comes_back_when_the_last_is_gone() {
+    let host = Host::new();
+    let iso = host.image("install.iso");
+    let before = host.everything();
+    for domid in 1..=3 {
+        host.domain(domid, &format!("vm{domid}"), &[cdrom(5632, &iso)]);
+    }
+    let mut running: Vec<_> = (1..=3).map(|domid| host.launch(domid).unwrap()).collect();
+    for domid in [1, 3] {
+        host.destroy(domid);
+        running.remove(usize::from(domid) / 2);
+        assert_eq!(reconcile(&host).0, 0);
+        assert_eq!(label(&iso), CONTENT);
+    }
+    // the last one's domain outlives its device model
+    running.clear();
+    assert_eq!(reconcile(&host), (0, String::new()));
+    assert_eq!(label(&iso), CONTENT);
+    host.destroy(2);
+    let (status, said) = reconcile(&host);
+    assert_eq!((status, said.contains("content-1: freed, 1 labels put back")), (0, true), "{said}");
+    assert_eq!(host.everything(), before);
+}
+
+#[test]
+fn after_the_hosts_reboot_a_reader_is_found_though_its_label_leads_nowhere() {
+    let host = Host::new();
+    let isos = ["1.iso", "2.iso", "3.iso"].map(|name| host.image(name));
+    let link = host.path("images/link.iso");
+    symlink(&isos[1], &link).unwrap();
+    let before = host.everything();
+    host.domain(1, "vm1", &[cdrom(5632, &isos[0]), cdrom(5696, &isos[1]), cdrom(5760, &isos[2])]);
+    let running = host.launch(1).unwrap(); // whatever has that pid now
+    for name in host.claims() {
+        host.rebooted(&name);
+    }
+    host.destroy(1);
+    // before reconcile ran, one file is another guest's to write, and one it reads by another name
+    host.domain(2, "vm2", &[qdisk(768, &isos[0]), cdrom(5632, &link)]);
+    let qemu = host.launch(2).unwrap();
+    let (status, said) = reconcile(&host);
+    assert_eq!((status, label(&isos[2]).as_str()), (0, UNUSED), "{said}");
+    assert_eq!((level(&label(&isos[0])), label(&isos[1])), (format!("s0:{}", host.key(2).unwrap()), CONTENT.into()));
+    host.destroy(2);
+    drop((running, qemu));
     assert_eq!(reconcile(&host).0, 0);
     assert_eq!(host.everything(), before);
 }
@@ -245,18 +300,24 @@ fn crash_everywhere(host: &Host, program: &str, args: &[&str], prepare: impl Fn(
 #[test]
 fn mends_what_a_crash_at_any_system_call_left() {
     let host = Host::new();
-    let disks = ["fresh.raw", "used.raw"].map(|name| host.image(name));
+    let [fresh, used, written, read, shared] = ["1", "2", "3", "4", "5"].map(|name| host.image(name));
+    host.domain(3, "vm3", &[cdrom(5632, &shared)]);
+    let _reader = host.launch(3).unwrap();
     let before = host.everything();
     let prepare = || {
-        // one disk is taken over from a guest that is gone
-        after_a_guest(&host, &disks[1]);
-        host.domain(2, "vm2", &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+        // taken over from guests that are gone: one to write as they did, one to write that they read, one to read
+        after_a_guest(&host, &used);
+        after_a_guest_with(&host, cdrom(5632, &written));
+        after_a_guest(&host, &read);
+        let disks = [qdisk(768, &fresh), qdisk(832, &used), qdisk(896, &written)];
+        host.domain(2, "vm2", &[&disks[..], &[cdrom(5632, &read), cdrom(5696, &shared)]].concat());
     };
     let mended = |point: &str| {
-        for disk in &disks {
+        for disk in [&fresh, &used, &written, &read] {
             let set = level(&label(disk)).split_off(2);
             assert!(set.is_empty() || host.claims().contains(&set[1..].into()), "{point}: {set} without a claim");
         }
+        assert_eq!(label(&shared), CONTENT, "{point}");
         host.destroy(2);
         let (status, said) = reconcile(&host);
         assert_eq!(status, 0, "{point}: {said}");
@@ -270,10 +331,12 @@ fn mends_what_a_crash_at_any_system_call_left() {
 #[test]
 fn may_itself_be_killed_at_any_system_call() {
     let host = Host::new();
-    let disks = ["a.raw", "b.raw"].map(|name| host.image(name));
+    let [a, b, iso, shared] = ["a.raw", "b.raw", "a.iso", "shared.iso"].map(|name| host.image(name));
+    host.domain(2, "vm2", &[cdrom(5632, &shared)]);
+    let _reader = host.launch(2).unwrap();
     let before = host.everything();
     let prepare = || {
-        host.domain(1, "vm1", &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+        host.domain(1, "vm1", &[qdisk(768, &a), qdisk(832, &b), cdrom(5632, &iso), cdrom(5696, &shared)]);
         drop(host.launch(1).unwrap());
         host.destroy(1);
     };

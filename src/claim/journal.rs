@@ -157,13 +157,13 @@ impl Journal {
         Some(())
     }
 
-    /// The holder that still runs, if any.
+    /// The holder that still runs, if any of those that count does.
     ///
     /// # Errors
     /// When that cannot be told.
-    pub fn live(&self) -> Result<Option<&Holder>> {
+    pub fn live(&self, counts: impl Fn(&Holder) -> bool) -> Result<Option<&Holder>> {
         for holder in &self.holders {
-            if holder.process.is_alive()? {
+            if counts(holder) && holder.process.is_alive()? {
                 return Ok(Some(holder));
             }
         }
@@ -173,7 +173,7 @@ impl Journal {
     /// The record of an object, if this claim labelled it.
     #[must_use]
     pub fn label(&self, object: &Object) -> Option<&Labelled> {
-        self.labels.iter().find(|label| object.is(label.identity, &label.path))
+        self.labels.iter().rev().find(|label| object.is(label.identity, &label.path))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The state directory: claims by pair, and the index of the objects they own.
+//! The state directory: claims by name, and the index of the objects they own.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Write as _};
@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::fcntl::OFlag;
 
 use super::journal::{HEADER, holder_line};
-use super::{Claim, Draft, Holder, Journal};
-use crate::mcs::Pair;
+use super::{Claim, Draft, Holder, Journal, Name};
 use crate::object::Identity;
 
 /// How long a claim that another launch or `svirtctl` has locked is waited for; they hold it for milliseconds.
@@ -51,7 +50,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Begins a claim for this holder, without a pair yet.
+    /// Begins a claim for this holder, without a name yet.
     ///
     /// # Errors
     /// When it cannot be written: a full or read-only filesystem, for one.
@@ -67,28 +66,28 @@ impl Registry {
         begin().with_context(|| format!("cannot write a claim in {}", self.claims.display()))
     }
 
-    /// The pair that owns an object.
+    /// The claim that owns an object.
     ///
     /// # Errors
     /// When the symlink cannot be read or names no claim.
-    pub fn owner(&self, identity: Identity) -> Result<Option<Pair>> {
+    pub fn owner(&self, identity: Identity) -> Result<Option<Name>> {
         let path = self.object(identity);
         let target = match fs::read_link(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             result => result.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        let pair = target.strip_prefix("../claims").ok().and_then(Path::to_str).and_then(|pair| pair.parse().ok());
-        pair.map(Some).with_context(|| {
+        let name = target.strip_prefix("../claims").ok().and_then(Path::to_str).and_then(|name| name.parse().ok());
+        name.map(Some).with_context(|| {
             format!("cannot use {}: it leads to {}, which is no claim", path.display(), target.display())
         })
     }
 
-    /// Reads the claim of a pair; `None` when there is none.
+    /// Reads a claim; `None` when there is none of that name.
     ///
     /// # Errors
     /// When it cannot be read, or is corrupt.
-    pub fn read(&self, pair: Pair) -> Result<Option<Journal>> {
-        let path = self.claim(pair);
+    pub fn read(&self, name: Name) -> Result<Option<Journal>> {
+        let path = self.claim(name);
         match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             result => {
@@ -98,12 +97,12 @@ impl Registry {
         }
     }
 
-    /// Locks the claim of a pair to change it; `None` when there is none.
+    /// Locks a claim to change it; `None` when there is none of that name.
     ///
     /// # Errors
     /// When somebody keeps it locked, or it cannot be opened.
-    pub fn lock(&self, pair: Pair) -> Result<Option<Claim>> {
-        let path = self.claim(pair);
+    pub fn lock(&self, name: Name) -> Result<Option<Claim>> {
+        let path = self.claim(name);
         let what = || format!("cannot lock {}", path.display());
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -114,7 +113,7 @@ impl Registry {
             };
             match file.try_lock() {
                 // it may have been removed, and even made again, before the lock was ours
-                Ok(()) if is_same(&file, &path) => return Ok(Some(Claim { pair, file, path })),
+                Ok(()) if is_same(&file, &path) => return Ok(Some(Claim { name, file, path })),
                 Ok(()) | Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
                 Ok(()) => bail!("{}: it keeps changing", what()),
                 Err(TryLockError::WouldBlock) => {
@@ -125,61 +124,55 @@ impl Registry {
         }
     }
 
-    /// Makes a pair the owner of an object that has none. False when it has one by now.
+    /// Makes a claim the owner of an object that has none, or `from`, whose claim the caller has locked. False when
+    /// it is another's by now.
     ///
     /// # Errors
-    /// When the symlink cannot be made.
-    pub fn own(&self, identity: Identity, pair: Pair) -> Result<bool> {
+    /// When the symlink cannot be made or replaced.
+    pub fn own(&self, identity: Identity, from: Option<Name>, to: Name) -> Result<bool> {
         let path = self.object(identity);
-        match symlink(format!("../claims/{pair}"), &path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-            result => result.map(|()| true).with_context(|| format!("cannot make {}", path.display())),
+        let make = |path: &Path| symlink(format!("../claims/{to}"), path);
+        match self.owner(identity)? {
+            Some(owner) if owner == to => Ok(true),
+            Some(owner) if Some(owner) == from => {
+                let new = self.unfinished(identity, to);
+                _ = fs::remove_file(&new);
+                let replaced = make(&new).and_then(|()| fs::rename(&new, &path));
+                replaced.map(|()| true).with_context(|| format!("cannot replace {}", path.display()))
+            }
+            Some(_) => Ok(false),
+            None => match make(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+                result => result.map(|()| true).with_context(|| format!("cannot make {}", path.display())),
+            },
         }
     }
 
-    /// Hands an object over from one pair, whose claim the caller has locked, to another. False when it is no
-    /// longer that pair's.
-    ///
-    /// # Errors
-    /// When the symlink cannot be replaced.
-    pub fn hand_over(&self, identity: Identity, from: Pair, to: Pair) -> Result<bool> {
-        if self.owner(identity)? != Some(from) {
-            return Ok(false);
-        }
-        let path = self.object(identity);
-        let new = self.unfinished(identity, to);
-        _ = fs::remove_file(&new);
-        symlink(format!("../claims/{to}"), &new)
-            .and_then(|()| fs::rename(&new, &path))
-            .with_context(|| format!("cannot replace {}", path.display()))?;
-        Ok(true)
-    }
-
-    /// Takes an object from a pair; one that it does not own is left alone.
+    /// Takes an object from a claim; one that it does not own is left alone.
     ///
     /// # Errors
     /// When the symlink cannot be removed.
-    pub fn disown(&self, identity: Identity, pair: Pair) -> Result<()> {
-        _ = fs::remove_file(self.unfinished(identity, pair));
-        if self.owner(identity)? == Some(pair) {
+    pub fn disown(&self, identity: Identity, name: Name) -> Result<()> {
+        _ = fs::remove_file(self.unfinished(identity, name));
+        if self.owner(identity)? == Some(name) {
             let path = self.object(identity);
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }
 
-    /// Every pair that is claimed.
+    /// Every claim.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn pairs(&self) -> Result<Vec<Pair>> {
+    pub fn names(&self) -> Result<Vec<Name>> {
         let what = || format!("cannot list {}", self.claims.display());
-        let mut pairs = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::read_dir(&self.claims).with_context(what)? {
-            pairs.extend(entry.with_context(what)?.file_name().to_str().and_then(|name| name.parse::<Pair>().ok()));
+            names.extend(entry.with_context(what)?.file_name().to_str().and_then(|name| name.parse::<Name>().ok()));
         }
-        pairs.sort_unstable();
-        Ok(pairs)
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Removes what leads to no claim from the index.
@@ -201,12 +194,12 @@ impl Registry {
         Ok(())
     }
 
-    pub(super) fn claim(&self, pair: Pair) -> PathBuf {
-        self.claims.join(pair.to_string())
+    pub(super) fn claim(&self, name: Name) -> PathBuf {
+        self.claims.join(name.to_string())
     }
 
-    /// What a crash in the middle of [`hand_over`](Self::hand_over) leaves.
-    fn unfinished(&self, identity: Identity, to: Pair) -> PathBuf {
+    /// What a crash in the middle of [`own`](Self::own) leaves.
+    fn unfinished(&self, identity: Identity, to: Name) -> PathBuf {
         self.objects.join(format!(".{identity}.{to}"))
     }
 

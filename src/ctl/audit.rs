@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result};
 use xenstore_rs::Xs;
 
 use crate::argv::Domid;
+use crate::config::Config;
 use crate::context::Context;
 use crate::guest::{self, Guest};
 use crate::log::clean;
 use crate::mcs::{Pair, Set};
 use crate::object;
+use crate::plan;
 use crate::selinux::{self, Mode};
 use crate::xenstore::Connection;
 
@@ -25,6 +27,8 @@ struct Found {
     published: Option<Set>,
     device_model: Option<(u32, Result<Context, String>)>,
     disks: Vec<(PathBuf, Result<Context, String>)>,
+    /// The files that it only reads, and whether it may by their labels.
+    read: Vec<(PathBuf, Result<Context, String>, bool)>,
     trouble: Option<String>,
 }
 
@@ -34,6 +38,7 @@ struct Found {
 /// When XenStore or the kernel cannot be asked.
 pub(super) fn run() -> Result<bool> {
     let mode = selinux::mode()?;
+    let content = Config::load()?.contexts()?.content;
     let store = Connection::open()?;
     let own = guest::own_domid(&store)?;
     let published = guest::published(&store)?;
@@ -45,7 +50,7 @@ pub(super) fn run() -> Result<bool> {
         .into_iter()
         .map(|domid| {
             let set = published.iter().find(|(known, _)| *known == domid).map(|(_, set)| set.clone());
-            look(&store, own, domid, set)
+            look(&store, &content, own, domid, set)
         })
         .collect();
     let findings = findings(mode, &found);
@@ -59,7 +64,7 @@ pub(super) fn run() -> Result<bool> {
     Ok(findings.is_empty())
 }
 
-fn look(store: &Connection, own: Domid, domid: Domid, published: Option<Set>) -> Found {
+fn look(store: &Connection, content: &Context, own: Domid, domid: Domid, published: Option<Set>) -> Found {
     let pid = ["image/device-model-pid", "qemu-pid"]
         .iter()
         .find_map(|node| store.read(&format!("/local/domain/{domid}/{node}")).ok()?.parse().ok());
@@ -71,21 +76,32 @@ fn look(store: &Connection, own: Domid, domid: Domid, published: Option<Set>) ->
         published,
         device_model,
         disks: Vec::new(),
+        read: Vec::new(),
         trouble: None,
     };
     match Guest::read(store, own, domid) {
         Ok(guest) => {
             found.name = guest.name;
             found.vm = guest.vm;
-            let writable = guest.vbds.iter().filter(|vbd| vbd.writable);
-            for vbd in writable {
-                match object::open_all(&vbd.paths) {
-                    Ok(objects) => found.disks.extend(
-                        objects
-                            .iter()
-                            .map(|object| (object.path().into(), object.label().map_err(|error| format!("{error:#}")))),
-                    ),
-                    Err(error) => found.trouble = Some(format!("{error:#}")),
+            let mut writable = Vec::new();
+            for vbd in guest.vbds {
+                let objects = match object::open_all(&vbd.paths) {
+                    Ok(objects) => objects,
+                    Err(error) => {
+                        found.trouble = Some(format!("{error:#}"));
+                        continue;
+                    }
+                };
+                for object in objects {
+                    let path = object.path().into();
+                    let label = object.label().map_err(|error| format!("{error:#}"));
+                    if vbd.writable {
+                        writable.push(object.identity());
+                        found.disks.push((path, label));
+                    } else if !object.is_device() && !writable.contains(&object.identity()) {
+                        let readable = label.as_ref().is_ok_and(|label| plan::is_readable(label, content));
+                        found.read.push((path, label, readable));
+                    }
                 }
             }
         }
@@ -135,6 +151,15 @@ fn findings(mode: Mode, all: &[Found]) -> Vec<String> {
                 Ok(_) => {}
             }
         }
+        for (path, label, readable) in &found.read {
+            match label {
+                Err(error) => say(error.clone()),
+                Ok(label) if !readable => {
+                    say(format!("its read-only disk {} is labelled {label}, which it may not read", path.display()));
+                }
+                Ok(_) => {}
+            }
+        }
         for other in all.iter().take(index).filter(|other| other.vm != found.vm || found.vm.is_empty()) {
             if other.published.as_ref().is_some_and(|theirs| theirs.comparable(&set)) {
                 say(format!("its set {set} does not keep it apart from domain {}", other.domid));
@@ -156,7 +181,8 @@ fn table(all: &[Found]) -> String {
         let (pid, label) =
             found.device_model.as_ref().map_or(("-".into(), "-".into()), |(pid, label)| (pid.to_string(), text(label)));
         rows.push([found.domid.to_string(), clean(&found.name), set, pid, label]);
-        for (path, label) in &found.disks {
+        let read = found.read.iter().map(|(path, label, _)| (path, label));
+        for (path, label) in found.disks.iter().map(|(path, label)| (path, label)).chain(read) {
             rows.push([String::new(), String::new(), String::new(), clean(&path.display().to_string()), text(label)]);
         }
     }
@@ -190,6 +216,7 @@ mod tests {
             published: set.map(|set| set.parse().unwrap()),
             device_model: qemu.map(|level| (40 + u32::from(domid), context(level))),
             disks: vec![("/images/a".into(), context(disk))],
+            read: vec![("/images/iso".into(), context("s0"), true)],
             trouble: None,
         }
     }

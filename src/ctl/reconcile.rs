@@ -1,16 +1,13 @@
 //! `svirtctl reconcile`: puts back the labels of claims that nobody holds any more, and frees their pairs.
 //!
-//! Safe beside launches and beside itself: every claim is changed under its lock. A pair is free again only when no
-//! object that can be found carries it.
+//! Safe beside launches and beside itself: every claim is changed under its lock.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::claim::{Claim, Journal, Labelled, Registry};
+use crate::claim::{Journal, Name, Registry};
 use crate::config::Config;
 use crate::guest;
 use crate::log::clean;
-use crate::mcs::Pair;
-use crate::object;
 use crate::xenstore::Connection;
 
 /// What became of one claim.
@@ -33,31 +30,31 @@ pub(super) fn run() -> Result<bool> {
     let registry = Registry::open(&config.state_dir)?;
     let mut all = true;
     // an object that went from one dead claim to another keeps the first until the second has put it back
-    let mut left = registry.pairs()?;
+    let mut left = registry.names()?;
     loop {
         let before = left.len();
         let mut stays = Vec::new();
-        for pair in left {
-            match reconcile(&registry, pair).with_context(|| format!("cannot reconcile the claim of {pair}"))? {
+        for name in left {
+            match reconcile(&registry, name).with_context(|| format!("cannot reconcile the claim of {name}"))? {
                 Outcome::Held => {}
-                Outcome::Freed(labels) => println!("{pair}: freed, {labels} labels put back"),
-                Outcome::Stays(why) => stays.push((pair, why)),
+                Outcome::Freed(labels) => println!("{name}: freed, {labels} labels put back"),
+                Outcome::Stays(why) => stays.push((name, why)),
             }
         }
         if stays.is_empty() || stays.len() == before {
-            for (pair, why) in &stays {
+            for (name, why) in &stays {
                 all = false;
-                println!("{pair}: stays: {}", clean(&why.join("; ")));
+                println!("{name}: stays: {}", clean(&why.join("; ")));
             }
             registry.remove_dangling()?;
             return Ok(all);
         }
-        left = stays.into_iter().map(|(pair, _)| pair).collect();
+        left = stays.into_iter().map(|(name, _)| name).collect();
     }
 }
 
-fn reconcile(registry: &Registry, pair: Pair) -> Result<Outcome> {
-    let mut claim = match registry.lock(pair) {
+fn reconcile(registry: &Registry, name: Name) -> Result<Outcome> {
+    let mut claim = match registry.lock(name) {
         Ok(Some(claim)) => claim,
         Ok(None) => return Ok(Outcome::Held),
         Err(locked) => return Ok(Outcome::Stays(vec![format!("{locked:#}")])),
@@ -72,18 +69,10 @@ fn reconcile(registry: &Registry, pair: Pair) -> Result<Outcome> {
     if is_held(&journal)? {
         return Ok(Outcome::Held);
     }
-    let (mut restored, mut stays) = (0, Vec::new());
-    for label in &journal.labels {
-        match restore(registry, &claim, label) {
-            Ok(put_back) => restored += usize::from(put_back),
-            Err(error) => stays.push(format!("{error:#}")),
-        }
-    }
-    if !stays.is_empty() {
-        return Ok(Outcome::Stays(stays));
-    }
-    claim.release()?;
-    Ok(Outcome::Freed(restored))
+    Ok(match claim.put_back(registry, &journal) {
+        Ok(labels) => Outcome::Freed(labels),
+        Err(failures) => Outcome::Stays(failures.iter().map(|failure| format!("{failure:#}")).collect()),
+    })
 }
 
 /// A domain may outlive its device model, and the other way round. Nothing outlives the host's reboot, so that
@@ -91,34 +80,9 @@ fn reconcile(registry: &Registry, pair: Pair) -> Result<Outcome> {
 fn is_held(journal: &Journal) -> Result<bool> {
     for holder in &journal.holders {
         if holder.process.is_of_this_boot()? {
-            return Ok(
-                journal.live()?.is_some() || guest::still_there(&Connection::open()?, &journal.holders)?.is_some()
-            );
+            return Ok(journal.live(|_| true)?.is_some()
+                || guest::still_there(&Connection::open()?, &journal.holders)?.is_some());
         }
     }
     Ok(false)
-}
-
-/// Puts one label back, if the object is still the one recorded and still carries a guest's label. True when it was
-/// changed.
-fn restore(registry: &Registry, claim: &Claim, label: &Labelled) -> Result<bool> {
-    let owned = registry.owner(label.identity)? == Some(claim.pair());
-    let mut changed = false;
-    if let Some(object) = object::find(label.identity, &label.path)? {
-        let now = object.label()?;
-        // a launch that died halfway owns the object while it carries the claim's before
-        let carries = now == label.after || owned && now.type_() == label.after.type_() && !now.categories().is_empty();
-        match registry.owner(object.identity())?.filter(|owner| *owner != claim.pair()) {
-            None if carries => {
-                object.set_label(&label.before)?;
-                changed = true;
-            }
-            Some(other) if now == label.after => {
-                bail!("{} carries it, but is claimed by {other}", object.path().display())
-            }
-            _ => {}
-        }
-    }
-    registry.disown(label.identity, claim.pair())?;
-    Ok(changed)
 }

@@ -27,12 +27,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The label a disk has before any guest.
 pub(crate) const UNUSED: &str = "system_u:object_r:xen_image_t:s0";
 
+/// The label of a file that guests only read.
+pub(crate) const CONTENT: &str = "system_u:object_r:virt_content_t:s0";
+
 /// A VBD as a test asks for it: backend kind and devid, `params`, mode, and further backend nodes.
+#[derive(Clone)]
 pub(crate) struct Disk(pub &'static str, pub u32, pub String, pub &'static str, pub Vec<(&'static str, String)>);
 
 /// A writable raw disk on a qdisk backend.
 pub(crate) fn qdisk(devid: u32, path: &Path) -> Disk {
     Disk("qdisk", devid, format!("aio:{}", path.display()), "w", vec![])
+}
+
+/// The same, read-only.
+pub(crate) fn cdrom(devid: u32, path: &Path) -> Disk {
+    Disk("qdisk", devid, format!("aio:{}", path.display()), "r", vec![("device-type", "cdrom".into())])
 }
 
 pub(crate) struct Host {
@@ -79,7 +88,7 @@ impl Host {
     pub(crate) fn configure(&self, text: &str) {
         let all = format!(
             "{text}\nstate_dir = '{}'\ndomain_context = 'system_u:system_r:svirt_xen_t:s0'\n\
-             image_context = 'system_u:object_r:svirt_xen_image_t:s0'\n",
+             image_context = 'system_u:object_r:svirt_xen_image_t:s0'\ncontent_context = '{CONTENT}'\n",
             self.path("state").display()
         );
         self.set("conf", &all);
@@ -199,26 +208,27 @@ impl Host {
         all
     }
 
-    /// Makes a domain's claim one of before a reboot of the host: of another boot, and with the device numbers of then.
-    pub(crate) fn rebooted(&self, domid: u16) {
-        let pair = self.key(domid).unwrap();
-        let claim = self.path("state/claims").join(&pair);
+    /// Makes a claim one of before a reboot of the host: of another boot, and with the device numbers of then.
+    pub(crate) fn rebooted(&self, name: &str) {
+        let claim = self.path("state/claims").join(name);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         let text = fs::read_to_string(&claim).unwrap().replace(boot.trim_end(), "00000000-the-boot-before");
         fs::write(&claim, text.replace("object=file-", "object=file-9")).unwrap();
         for entry in fs::read_dir(self.path("state/objects")).unwrap() {
             let entry = entry.unwrap();
-            if fs::read_link(entry.path()).unwrap().ends_with(&pair) {
+            if fs::read_link(entry.path()).unwrap().ends_with(name) {
                 let old = entry.file_name().into_string().unwrap().replace("file-", "file-9");
                 fs::rename(entry.path(), entry.path().with_file_name(old)).unwrap();
             }
         }
     }
 
-    /// The names of the claims.
+    /// The names of the claims, sorted: pairs come before content.
     pub(crate) fn claims(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("state/claims")).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 }
 

@@ -7,7 +7,8 @@
  *   current      the context of the process that asks
  *   unknown      a part of the contexts that the policy does not know
  *   denied       the path of an object that may not be relabelled
- *   pause        while this exists, a relabelling waits after making the file `paused`
+ *   pause        while this exists, a relabelling waits after making the file `paused`: every one, or that of an
+ *                object whose path is in it
  *   exec.<pid>   written here: the exec context that the process set
  *   pid.<pid>    the context of another process; without it, the exec context that one set
  *
@@ -117,21 +118,27 @@ int getpidcon_raw(pid_t pid, char **context)
 	return answer(context, found);
 }
 
+static int holds(const char *name, const char *object)
+{
+	const char *paths = text(name);
+
+	return paths && strstr(paths, object);
+}
+
 int setfilecon_raw(const char *path, const char *context)
 {
 	int (*real)(const char *, const char *) = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "setfilecon_raw");
-	const char *denied = text("denied");
 	char object[4096] = "";
-	ssize_t length = readlink(path, object, sizeof(object) - 1);
 
-	if (denied && length > 0 && !strcmp(object, denied)) {
+	if (readlink(path, object, sizeof(object) - 1) < 0)
+		return -1;
+	while (!access(in("pause"), F_OK) && (!text("pause") || holds("pause", object))) {
+		close(syscall(SYS_open, in("paused"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+		usleep(1000);
+	}
+	if (holds("denied", object)) {
 		errno = EACCES;
 		return -1;
-	}
-	if (!access(in("pause"), F_OK)) {
-		close(syscall(SYS_open, in("paused"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
-		while (!access(in("pause"), F_OK))
-			usleep(1000);
 	}
 	return real(path, context);
 }

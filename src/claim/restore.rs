@@ -1,0 +1,52 @@
+//! The end of a claim: the labels that its objects had before any guest come back.
+
+use anyhow::{Error, Result, bail};
+
+use super::{Claim, Journal, Labelled, Name, Registry};
+use crate::object;
+
+impl Claim {
+    /// Puts every label back that can be, and then gives the claim up: it is free again only when no object that
+    /// can be found carries it. How many labels were changed; `journal` is what the claim says.
+    ///
+    /// # Errors
+    /// All that could not be put back; the claim stays.
+    pub fn put_back(&self, registry: &Registry, journal: &Journal) -> Result<usize, Vec<Error>> {
+        let (mut changed, mut failures) = (0, Vec::new());
+        // the last record first: a reboot may have given an object a second one, under other numbers
+        for label in journal.labels.iter().rev() {
+            match self.restore(registry, label) {
+                Ok(was_changed) => changed += usize::from(was_changed),
+                Err(error) => failures.push(error),
+            }
+        }
+        if failures.is_empty() {
+            self.release().map_err(|error| vec![error])?;
+            Ok(changed)
+        } else {
+            Err(failures)
+        }
+    }
+
+    /// Puts one label back, if the object is still the one recorded and still carries the label it was given. True
+    /// when it was changed.
+    fn restore(&self, registry: &Registry, label: &Labelled) -> Result<bool> {
+        let mut changed = false;
+        if let Some(object) = object::find(label.identity, &label.path)?
+            && object.label()? == label.after
+        {
+            match registry.owner(object.identity())?.filter(|owner| *owner != self.name()) {
+                None => {
+                    object.set_label(&label.before)?;
+                    changed = true;
+                }
+                // all readers give the same label: they have recorded what becomes of it
+                Some(Name::Content(_)) if matches!(self.name(), Name::Content(_)) => {}
+                // a launch took it over and died before it labelled it
+                Some(other) => bail!("{} carries it, but is claimed by {other}", object.path().display()),
+            }
+        }
+        registry.disown(label.identity, self.name())?;
+        Ok(changed)
+    }
+}

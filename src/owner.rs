@@ -1,0 +1,97 @@
+//! Whose an object is, by the claims on this host and the domains and device models that hold them.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::claim::{Holder, Journal, Name, Outdated, Registry};
+use crate::context::Context;
+use crate::guest;
+use crate::mcs::Pair;
+use crate::object::Object;
+use crate::plan::Owner;
+use crate::xenstore::Connection;
+
+/// How long the device model of a domain that is gone may take to exit before its disk is called in use:
+/// libxl sends it SIGHUP and does not wait (`libxl__destroy_device_model`).
+const EXITING: Duration = Duration::from_secs(10);
+
+/// The claims, as one launch asks them.
+#[derive(Debug)]
+pub struct Owners<'a> {
+    registry: &'a Registry,
+    store: &'a Connection,
+    vm: &'a str,
+    content: &'a Context,
+    deadline: Instant,
+}
+
+impl<'a> Owners<'a> {
+    /// For a guest of this VM. `content` is the context of files that guests only read.
+    #[must_use]
+    pub fn new(registry: &'a Registry, store: &'a Connection, vm: &'a str, content: &'a Context) -> Self {
+        Self { registry, store, vm, content, deadline: Instant::now() + EXITING }
+    }
+
+    /// Whose an object is that carries this label, with the label recorded for it. The index tells, or else the
+    /// label itself: a reboot changes the numbers that the index goes by.
+    ///
+    /// # Errors
+    /// When that cannot be told, or is [`Outdated`].
+    pub fn of(&self, object: &Object, label: &Context, writable: bool) -> Result<(Owner, Option<Context>)> {
+        let indexed = self.registry.owner(object.identity())?;
+        // reconcile may have put the label back, and freed the claim, since the label was read
+        let nobodys = || -> Result<_> {
+            ensure!(object.label()? == *label, Outdated::Label(object.path().into()));
+            Ok((Owner::Nobody, None))
+        };
+        let Some(name) = indexed.map_or_else(|| self.led_to(object, label), |name| Ok(Some(name)))? else {
+            return nobodys();
+        };
+        let Some(journal) = self.registry.read(name)? else {
+            return if indexed.is_some() { Err(Outdated::Claim(name).into()) } else { nobodys() };
+        };
+        let recorded = journal.label(object).map(|record| record.before.clone());
+        match name {
+            Name::Content(_) if !writable => return Ok((Owner::Readers(name), recorded)),
+            Name::Pair(pair) if journal.holders.iter().any(|holder| holder.vm == self.vm) => {
+                // a file that another domain of this VM has to write stays one to write
+                let stays = writable || self.is_held(&journal)?;
+                return Ok((if stays { Owner::SameVm(pair) } else { Owner::Gone(name) }, recorded));
+            }
+            // its categories are the claim's, but it is none of the claim's objects
+            Name::Pair(_) if indexed.is_none() && recorded.is_none() => return nobodys(),
+            _ => {}
+        }
+        let another = |holder: &Holder| holder.vm != self.vm;
+        loop {
+            let others = journal.holders.iter().filter(|holder| another(holder));
+            if let Some(holder) = guest::still_there(self.store, others)? {
+                return Ok((Owner::Live(holder.clone()), None));
+            }
+            match journal.live(another)? {
+                Some(exiting) if Instant::now() > self.deadline => return Ok((Owner::Live(exiting.clone()), None)),
+                Some(_) => sleep(Duration::from_millis(10)),
+                None => return Ok((Owner::Gone(name), recorded)),
+            }
+        }
+    }
+
+    /// The claim that a label leads to: that of its categories, or the one of the readers' claims that records the
+    /// object. One that cannot be read is reconcile's to report, and to keep.
+    fn led_to(&self, object: &Object, label: &Context) -> Result<Option<Name>> {
+        if label != self.content {
+            return Ok(Pair::of(label.categories()).map(Name::Pair));
+        }
+        let records = |name: &Name| {
+            matches!(name, Name::Content(_))
+                && self.registry.read(*name).ok().flatten().is_some_and(|journal| journal.label(object).is_some())
+        };
+        Ok(self.registry.names()?.into_iter().find(records))
+    }
+
+    fn is_held(&self, journal: &Journal) -> Result<bool> {
+        Ok(journal.live(|_| true)?.is_some() || guest::still_there(self.store, &journal.holders)?.is_some())
+    }
+}
