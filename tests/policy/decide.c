@@ -16,7 +16,7 @@ void *must(void *memory)
 	exit(2);
 }
 
-void load(const char *path)
+void read_policy(policydb_t *policy, const char *path)
 {
 	struct policy_file file;
 	FILE *stream = fopen(path, "r");
@@ -29,12 +29,18 @@ void load(const char *path)
 	policy_file_init(&file);
 	file.type = PF_USE_STDIO;
 	file.fp = stream;
-	if (policydb_init(&db) || policydb_read(&db, &file, 0) || policydb_load_isids(&db, &sids) ||
-	    sepol_set_policydb(&db) || sepol_set_sidtab(&sids)) {
+	if (policydb_init(policy) || policydb_read(policy, &file, 0)) {
 		fprintf(stderr, "cannot load %s: not a policy of this libsepol\n", path);
 		exit(2);
 	}
 	fclose(stream);
+}
+
+void load(const char *path)
+{
+	read_policy(&db, path);
+	if (policydb_load_isids(&db, &sids) || sepol_set_policydb(&db) || sepol_set_sidtab(&sids))
+		must(NULL);
 }
 
 sepol_access_vector_t allowed(sepol_security_id_t source, sepol_security_id_t target, sepol_security_class_t class,

@@ -22,7 +22,9 @@ extern policydb_t db;
 /* Ends the program where memory is short. */
 void *must(void *memory);
 
-/* Loads the one policy that is asked. */
+void read_policy(policydb_t *policy, const char *path);
+
+/* Reads the one policy that is asked. */
 void load(const char *path);
 
 /* Which of the permissions are allowed; and if not all, why. */

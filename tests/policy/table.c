@@ -7,11 +7,12 @@
 #include "table.h"
 
 typedef struct {
-	unsigned line;
+	unsigned line, cost;
 	char *source, *target, *classes, *verb, *sign;
 } sentence;
 
 typedef struct {
+	char *words;
 	sepol_security_id_t *sid;
 	char **name;
 	size_t count;
@@ -35,20 +36,25 @@ typedef struct {
 static const char *table;
 static sentence *sentences;
 static boolean *booleans;
-static size_t sentence_count, boolean_count;
+/* What sources and targets stand for: it takes longer to find than to decide. */
+static contexts *known;
+static size_t sentence_count, boolean_count, known_count;
 static unsigned line_number, failures, decisions;
 static const char *state = "";
+static bool quiet;
 
 static void say(const char *format, ...)
 {
 	va_list args;
 
+	failures++;
+	if (quiet)
+		return;
 	va_start(args, format);
 	fprintf(stderr, "%s:%u: %s", table, line_number, state);
 	vfprintf(stderr, format, args);
 	fputc('\n', stderr);
 	va_end(args);
-	failures++;
 }
 
 static char *copy(const char *word)
@@ -112,22 +118,19 @@ static void choose(ebitmap_t *types, const char *name, bool in)
 	}
 }
 
-static contexts expand(const char *words)
+static void find(contexts *list, char *words)
 {
-	contexts list = { 0 };
-	char *word = copy(words), *rest = word, *named = strsep(&rest, ":");
+	char *rest = words, *named = strsep(&rest, ":");
 
 	if (strlen(named) > 2 && !strcmp(named + strlen(named) - 2, "_u")) {
 		char *role = strsep(&rest, ":"), *type = strsep(&rest, ":");
 
-		if (!rest || !add(&list, named, role, type, rest))
-			say("no such context: %s", words);
-		free(word);
-		return list;
+		if (rest)
+			add(list, named, role, type, rest);
+		return;
 	}
 
 	const char *level = rest ? rest : "s0";
-	unsigned before = failures;
 	ebitmap_t types;
 	ebitmap_node_t *node;
 	uint32_t bit;
@@ -139,20 +142,40 @@ static contexts expand(const char *words)
 	for (char *name; (name = strsep(&named, "!"));)
 		choose(&types, name, false);
 	ebitmap_for_each_positive_bit(&types, node, bit)
-		add_type(&list, db.type_val_to_struct[bit], level);
-	if (!list.count && failures == before)
-		say("no valid context: %s", words);
+		add_type(list, db.type_val_to_struct[bit], level);
 	ebitmap_destroy(&types);
-	free(word);
-	return list;
 }
 
-static void discard(contexts *list)
+static contexts expand(const char *words)
 {
-	for (size_t i = 0; i < list->count; i++)
-		free(list->name[i]);
-	free(list->name);
-	free(list->sid);
+	for (size_t i = 0; i < known_count; i++)
+		if (!strcmp(known[i].words, words))
+			return known[i];
+	contexts list = { .words = copy(words) };
+	char *word = copy(words);
+
+	find(&list, word);
+	free(word);
+	if (!list.count)
+		say("no valid context: %s", words);
+	known = must(realloc(known, (known_count + 1) * sizeof *known));
+	return known[known_count++] = list;
+}
+
+void forget_contexts(const char *name)
+{
+	for (size_t i = known_count; i--;) {
+		contexts *list = &known[i];
+
+		if (!strstr(list->words, name))
+			continue;
+		while (list->count)
+			free(list->name[--list->count]);
+		free(list->name);
+		free(list->sid);
+		free(list->words);
+		*list = known[--known_count];
+	}
 }
 
 static bool is_allowed(sepol_security_id_t source, sepol_security_id_t target, sepol_security_class_t class,
@@ -261,8 +284,6 @@ static void decide(const sentence *said, sepol_security_class_t class, bool expe
 				decide_commands(source.sid[s], source.name[s], target.sid[t], target.name[t], class,
 						&asked.ioctl, expected);
 		}
-	discard(&source);
-	discard(&target);
 }
 
 /* relabelfrom, relabelto, and validatetrans */
@@ -318,16 +339,13 @@ static void change(const sentence *said, sepol_security_class_t class, bool expe
 						       said->verb[3] ? said->verb + 4 : NULL) == to.sid[t];
 				} else {
 					say("`%s` takes no =>", said->verb);
-					goto done;
+					free(from_word);
+					return;
 				}
 				if (is != expected)
 					say("%s: %s: %s %s => %s", is ? "allowed" : "denied", source.name[s],
 					    said->verb, from.name[f], to.name[t]);
 			}
-done:
-	discard(&source);
-	discard(&from);
-	discard(&to);
 	free(from_word);
 }
 
@@ -432,11 +450,35 @@ void read_table(const char *path)
 		} else {
 			sentences = must(realloc(sentences, (sentence_count + 1) * sizeof *sentences));
 			sentences[sentence_count++] =
-				(sentence){ line_number, word[0], word[1], word[2], word[3], word[4] };
+				(sentence){ line_number, 0, word[0], word[1], word[2], word[3], word[4] };
 		}
 	}
 	free(line);
 	fclose(stream);
+}
+
+static int by_cost(const void *one, const void *other)
+{
+	const sentence *a = one, *b = other;
+
+	return (a->cost > b->cost) - (a->cost < b->cost);
+}
+
+bool table_fails(bool denials)
+{
+	quiet = true;
+	failures = 0;
+	for (size_t i = 0; i < sentence_count && !failures; i++) {
+		unsigned before = decisions;
+
+		if (!denials && *sentences[i].sign == '-')
+			continue;
+		check(&sentences[i]);
+		sentences[i].cost = decisions - before;
+	}
+	/* Next time, what takes many decisions is asked last. */
+	qsort(sentences, sentence_count, sizeof *sentences, by_cost);
+	return failures;
 }
 
 unsigned check_table(void)
