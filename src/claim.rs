@@ -2,9 +2,12 @@
 //! and what the label of each was before.
 //!
 //! `<state>/claims/<name>` is a journal of text lines, one record each, only ever appended to. It appears by
-//! link(2), whole and locked, so that one launch alone can have a pair. `<state>/objects/<identity>` is a
-//! symlink to the owning claim, made by symlink(2), so that one claim alone can have an object. Both outlive
-//! the domain and the host's reboot, as a label on a file does.
+//! link(2), whole and locked, so that one launch alone can have a pair. It outlives the domain and the host's reboot,
+//! as a label on a file does.
+//!
+//! `<state>/objects/<boot>.<identity>` is a symlink to the owning claim, made by symlink(2), so that one claim alone
+//! can have an object. It counts in its own boot alone, as device numbers do; after it an object's label leads to its
+//! claim, or what the claim recorded does.
 //!
 //! The claim of a pair is one VM's; that of a file that is only read is joined by every guest that reads it.
 

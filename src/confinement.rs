@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::guest;
 use crate::log;
 use crate::mcs::Pair;
-use crate::object::{Identity, Object};
+use crate::object::{Identity, Object, Recorded};
 use crate::plan::{Refused, Relabel};
 use crate::selinux;
 use crate::xenstore::Connection;
@@ -105,8 +105,8 @@ impl Confinement {
         self.lock_taken(&objects)?;
         let after = contexts.image.with_pair(self.pair());
         let writable = objects.iter().filter(|(_, relabel)| relabel.writable);
-        let records: Vec<_> = writable.map(|(object, relabel)| record(object, relabel, &after)).collect();
-        self.claim.about_to_label(&records)?;
+        let records: Result<Vec<_>> = writable.map(|(object, relabel)| record(object, relabel, &after)).collect();
+        self.claim.about_to_label(&records?)?;
         for (object, relabel) in &objects {
             if relabel.writable {
                 self.own(object, relabel.from)?;
@@ -160,7 +160,7 @@ impl Confinement {
     fn read(&mut self, object: &Object, relabel: &Relabel, after: &Context) -> Result<()> {
         let mut claim = if let Some(name) = relabel.readers {
             let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
-            ensure!(claim.journal()?.label(object).is_some(), Outdated::Claim(name)); // it is another file's by now
+            ensure!(claim.journal()?.label(object)?.is_some(), Outdated::Claim(name)); // it is another file's by now
             claim.join(&self.holder)?;
             claim
         } else {
@@ -170,7 +170,7 @@ impl Confinement {
         let name = claim.name();
         self.reads.push(name);
         if self.registry.owner(object.identity())? != Some(name) || object.label()? != *after {
-            claim.about_to_label(&[record(object, relabel, after)])?;
+            claim.about_to_label(&[record(object, relabel, after)?])?;
             ensure!(self.registry.own(object.identity(), relabel.from, name)?, Outdated::Claim(name));
             object.set_label(after)?;
         }
@@ -238,9 +238,9 @@ impl Confinement {
     }
 }
 
-fn record(object: &Object, relabel: &Relabel, after: &Context) -> Labelled {
+fn record(object: &Object, relabel: &Relabel, after: &Context) -> Result<Labelled> {
     let (before, after) = (relabel.original.clone(), after.clone());
-    Labelled { identity: object.identity(), before, after, path: object.path().into() }
+    Ok(Labelled { object: Recorded::of(object)?, before, after })
 }
 
 impl Drop for Confinement {

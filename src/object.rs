@@ -1,20 +1,23 @@
 //! A disk's object in dom0: a regular file or a block device, held by a descriptor that pins it.
 
+mod recorded;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
 
 use crate::context::Context;
 use crate::selinux;
+pub use recorded::Recorded;
 
 /// What the kernel calls the object, by whatever path it was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,19 +104,6 @@ impl Object {
         matches!(self.identity, Identity::Block(..))
     }
 
-    /// Whether this is what was once recorded by that identity and path. A reboot changes the numbers of devices,
-    /// and so of filesystems: after one the inode at the path tells a file.
-    #[must_use]
-    pub fn is(&self, identity: Identity, path: &Path) -> bool {
-        let at_path = || self.path == path || Self::open(path).is_ok_and(|there| there.identity == self.identity);
-        match (identity, self.identity) {
-            (Identity::File(.., recorded), Identity::File(.., inode)) if recorded == inode => {
-                identity == self.identity || at_path()
-            }
-            (recorded, own) => recorded == own,
-        }
-    }
-
     /// Its label.
     ///
     /// # Errors
@@ -149,49 +139,6 @@ impl Object {
         }
         Self::open(path).map(Some)
     }
-}
-
-/// What was once recorded by that identity and path, wherever it is now; `None` when it is gone for good, and its
-/// label with it: a block device without a node, a file that is neither at its path nor beside it.
-///
-/// # Errors
-/// When that cannot be told: a filesystem that is not mounted, for one.
-pub fn find(identity: Identity, path: &Path) -> Result<Option<Object>> {
-    if let Some(object) = Object::open(path).ok().filter(|object| object.is(identity, path)) {
-        return Ok(Some(object));
-    }
-    let now = match identity {
-        Identity::Block(major, minor) => node(major, minor)?,
-        Identity::File(major, minor, inode) => {
-            beside(path, (major, minor), inode).with_context(|| format!("cannot find {}", path.display()))?
-        }
-    };
-    now.map(|path| Object::open(&path)).transpose().map(|found| found.filter(|object| object.identity == identity))
-}
-
-/// The kernel's own node of a block device, by sysfs.
-fn node(major: u64, minor: u64) -> Result<Option<PathBuf>> {
-    let attribute = format!("/sys/dev/block/{major}:{minor}/uevent");
-    let text = match fs::read_to_string(&attribute) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        result => result.with_context(|| format!("cannot read {attribute}"))?,
-    };
-    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    Ok(name.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()))
-}
-
-/// A file that was renamed where it was, as by `mv disk disk.old`.
-fn beside(path: &Path, filesystem: (u64, u64), inode: u64) -> Result<Option<PathBuf>> {
-    let directory = path.ancestors().skip(1).find(|directory| directory.is_dir()).context("it is no absolute path")?;
-    let device = fs::metadata(directory)?.dev();
-    ensure!((major(device), minor(device)) == filesystem, "its filesystem is not mounted at {}", directory.display());
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.ino() == inode && entry.file_type()?.is_file() {
-            return Ok(Some(entry.path()));
-        }
-    }
-    Ok(None)
 }
 
 impl AsFd for Object {

@@ -35,7 +35,7 @@ impl<'a> Owners<'a> {
     }
 
     /// Whose an object is that carries this label, with the label recorded for it. The index tells, or else the
-    /// label itself: a reboot changes the numbers that the index goes by.
+    /// label itself: an index of an earlier boot does not count.
     ///
     /// # Errors
     /// When that cannot be told, or is [`Outdated`].
@@ -52,7 +52,7 @@ impl<'a> Owners<'a> {
         let Some(journal) = self.registry.read(name)? else {
             return if indexed.is_some() { Err(Outdated::Claim(name).into()) } else { nobodys() };
         };
-        let recorded = journal.label(object).map(|record| record.before.clone());
+        let recorded = journal.label(object)?.map(|record| record.before.clone());
         match name {
             Name::Content(_) if !writable => return Ok((Owner::Readers(name), recorded)),
             Name::Pair(pair) if journal.holders.iter().any(|holder| holder.vm == self.vm) => {
@@ -84,11 +84,14 @@ impl<'a> Owners<'a> {
         if label != self.content {
             return Ok(Pair::of(label.categories()).map(Name::Pair));
         }
-        let records = |name: &Name| {
-            matches!(name, Name::Content(_))
-                && self.registry.read(*name).ok().flatten().is_some_and(|journal| journal.label(object).is_some())
-        };
-        Ok(self.registry.names()?.into_iter().find(records))
+        for name in self.registry.names()?.into_iter().filter(|name| matches!(name, Name::Content(_))) {
+            if let Ok(Some(journal)) = self.registry.read(name)
+                && journal.label(object)?.is_some()
+            {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     fn is_held(&self, journal: &Journal) -> Result<bool> {

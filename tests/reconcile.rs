@@ -8,11 +8,48 @@ mod common {
 }
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::stat::{major, minor};
+
 use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, label, level, qdisk, set_label};
+
+/// A small filesystem of its own, unmounted when this goes.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn tmpfs(at: &Path) -> Self {
+        fs::create_dir(at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).status().unwrap();
+        assert!(mounted.success());
+        Self(at.into())
+    }
+
+    fn file(&self, name: &str, label: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::File::create(&path).unwrap();
+        set_label(&path, label);
+        path
+    }
+
+    /// Its device's numbers.
+    fn numbers(&self) -> String {
+        let device = fs::metadata(&self.0).unwrap().dev();
+        format!("{}:{}", major(device), minor(device))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
 
 /// Reconciles, and returns the exit status and what it said.
 fn reconcile(host: &Host) -> (i32, String) {
@@ -207,6 +244,38 @@ fn after_the_hosts_reboot_a_reader_is_found_though_its_label_leads_nowhere() {
     drop((running, qemu));
     assert_eq!(reconcile(&host).0, 0);
     assert_eq!(host.everything(), before);
+}
+
+#[test]
+fn after_the_hosts_reboot_a_number_may_be_another_files() {
+    let host = Host::new();
+    let [ours, others] = ["ours", "others"].map(|name| Mount::tmpfs(&host.path(name)));
+    let [disk, iso] = ["disk", "iso"].map(|name| ours.file(name, UNUSED));
+    let [stranger, library] = [("disk", UNUSED), ("iso", CONTENT)].map(|(name, label)| others.file(name, label));
+    host.domain(1, "vm1", &[qdisk(768, &disk), cdrom(5632, &iso)]);
+    let earlier = host.launch(1).unwrap(); // whatever has that pid now
+    let pair = host.key(1).unwrap();
+    for name in [&pair, "content-1"] {
+        host.renumbered(name, &format!("file-{}-", ours.numbers()), &format!("file-{}-", others.numbers()));
+    }
+    host.destroy(1);
+    assert_eq!(inode(&disk), inode(&stranger));
+    assert_eq!(inode(&iso), inode(&library));
+    // the same guest has its disk and its pair again, and another what never was that guest's
+    host.domain(2, "vm1", &[qdisk(768, &disk)]);
+    let qemu = host.launch(2).unwrap();
+    assert_eq!(host.key(2).unwrap(), pair);
+    host.domain(3, "vm3", &[qdisk(768, &stranger), cdrom(5632, &library)]);
+    let another = host.launch(3).unwrap();
+    let (status, said) = reconcile(&host);
+    assert_eq!((status, label(&iso).as_str(), label(&library).as_str()), (0, UNUSED, CONTENT), "{said}");
+    for domid in [2, 3] {
+        host.destroy(domid);
+    }
+    drop((earlier, qemu, another));
+    let (status, said) = reconcile(&host);
+    assert_eq!((status, host.claims().len()), (0, 0), "{said}");
+    assert_eq!([&disk, &stranger, &library].map(|path| label(path)), [UNUSED, UNUSED, CONTENT]);
 }
 
 #[test]

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Process;
 use crate::argv::Domid;
 use crate::context::Context;
-use crate::object::{Identity, Object};
+use crate::object::{Object, Recorded};
 
 /// The first line of a claim: a later version that a reader of this one would misread has another number.
 pub(super) const HEADER: &str = "svirt-interpose claim 1";
@@ -36,14 +35,12 @@ impl fmt::Display for Holder {
 /// An object that a claim labelled, or was about to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labelled {
-    /// What the kernel calls it.
-    pub identity: Identity,
+    /// Which one.
+    pub object: Recorded,
     /// The label it had before any guest did.
     pub before: Context,
     /// The label it was given.
     pub after: Context,
-    /// The path it was reached by.
-    pub path: PathBuf,
 }
 
 // The records, one line each.
@@ -57,9 +54,10 @@ pub(super) fn left_line(process: &Process) -> String {
     format!("left {}\n", Fields(process))
 }
 
-pub(super) fn label_line(Labelled { identity, before, after, path }: &Labelled) -> String {
-    let path = Escaped(path.as_os_str().as_bytes());
-    format!("label object={identity} before={before} after={after} path={path}\n")
+pub(super) fn label_line(Labelled { object, before, after }: &Labelled) -> String {
+    let Recorded { identity, boot, path } = object;
+    let (boot, path) = (Escaped(boot.as_bytes()), Escaped(path.as_os_str().as_bytes()));
+    format!("label object={identity} boot={boot} before={before} after={after} path={path}\n")
 }
 
 struct Fields<'a>(&'a Process);
@@ -149,8 +147,9 @@ impl Journal {
                 let identity = field("object")?.parse().ok()?;
                 let (before, after) = (field("before")?.parse().ok()?, field("after")?.parse().ok()?);
                 let path = OsString::from_vec(unescaped(field("path")?)?).into();
-                self.labels.retain(|known| known.identity != identity);
-                self.labels.push(Labelled { identity, before, after, path });
+                let object = Recorded { identity, boot: text("boot")?, path };
+                self.labels.retain(|known| !object.supersedes(&known.object));
+                self.labels.push(Labelled { object, before, after });
             }
             _ => {}
         }
@@ -170,10 +169,17 @@ impl Journal {
         Ok(None)
     }
 
-    /// The record of an object, if this claim labelled it.
-    #[must_use]
-    pub fn label(&self, object: &Object) -> Option<&Labelled> {
-        self.labels.iter().rev().find(|label| object.is(label.identity, &label.path))
+    /// The last record of an object, if this claim labelled it.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn label(&self, object: &Object) -> Result<Option<&Labelled>> {
+        for label in self.labels.iter().rev() {
+            if label.object.is(object)? {
+                return Ok(Some(label));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -185,6 +191,7 @@ pub(super) fn whole_lines(text: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::Identity;
     use proptest::prelude::*;
 
     fn holder(domid: u16, pid: u32) -> Holder {
@@ -194,10 +201,13 @@ mod tests {
 
     fn label(path: &[u8]) -> Labelled {
         Labelled {
-            identity: Identity::File(254, 0, 1234),
+            object: Recorded {
+                identity: Identity::File(254, 0, 1234),
+                boot: "b-1".into(),
+                path: OsString::from_vec(path.to_vec()).into(),
+            },
             before: "system_u:object_r:xen_image_t:s0".parse().unwrap(),
             after: "system_u:object_r:svirt_xen_image_t:s0:c5,c9".parse().unwrap(),
-            path: OsString::from_vec(path.to_vec()).into(),
         }
     }
 

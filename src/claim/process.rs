@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 
+use crate::boot;
+
 /// A process that cannot be mistaken for a later one of the same pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -25,7 +27,7 @@ impl Process {
     pub fn own() -> Result<Self> {
         let pid = std::process::id();
         let start = start_time(pid)?.context("cannot find ourselves in /proc")?;
-        Ok(Self { pid, start, boot: boot_id()? })
+        Ok(Self { pid, start, boot: boot::id()?.into() })
     }
 
     /// Whether it still runs. A zombie does not: it has let go of every disk.
@@ -41,13 +43,8 @@ impl Process {
     /// # Errors
     /// When `/proc` cannot be read.
     pub fn is_of_this_boot(&self) -> Result<bool> {
-        Ok(self.boot == boot_id()?)
+        Ok(self.boot == boot::id()?)
     }
-}
-
-fn boot_id() -> Result<String> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim_end().to_owned())
 }
 
 /// `None` when there is no such process, or it is a zombie.

@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 
 use super::journal::{HEADER, holder_line};
 use super::{Claim, Draft, Holder, Journal, Name};
+use crate::boot;
 use crate::object::Identity;
 
 /// How long a claim that another launch or `svirtctl` has locked is waited for; they hold it for milliseconds.
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Registry {
     claims: PathBuf,
     objects: PathBuf,
+    boot: &'static str,
 }
 
 impl Registry {
@@ -31,7 +33,7 @@ impl Registry {
     /// # Errors
     /// When it cannot be made, or somebody else than root may write it.
     pub fn open(state_dir: &Path) -> Result<Self> {
-        let registry = Self { claims: state_dir.join("claims"), objects: state_dir.join("objects") };
+        let registry = Self { claims: state_dir.join("claims"), objects: state_dir.join("objects"), boot: boot::id()? };
         for dir in [state_dir, &registry.claims, &registry.objects] {
             match fs::create_dir(dir) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -175,16 +177,17 @@ impl Registry {
         Ok(names)
     }
 
-    /// Removes what leads to no claim from the index.
+    /// Removes what leads to no claim from the index, and what is of another boot.
     ///
     /// # Errors
     /// When the index cannot be read or changed.
-    pub fn remove_dangling(&self) -> Result<()> {
+    pub fn clean_index(&self) -> Result<()> {
         let what = || format!("cannot clean {}", self.objects.display());
         for entry in fs::read_dir(&self.objects).with_context(what)? {
-            let path = entry.with_context(what)?.path();
-            let leads_nowhere = path.is_symlink() && !path.exists();
-            if leads_nowhere {
+            let entry = entry.with_context(what)?;
+            let path = entry.path();
+            let is_of_this_boot = entry.file_name().to_string_lossy().trim_start_matches('.').starts_with(self.boot);
+            if !is_of_this_boot || path.is_symlink() && !path.exists() {
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() == ErrorKind::NotFound => {} // its launch was quicker
                     result => result.with_context(what)?,
@@ -200,11 +203,11 @@ impl Registry {
 
     /// What a crash in the middle of [`own`](Self::own) leaves.
     fn unfinished(&self, identity: Identity, to: Name) -> PathBuf {
-        self.objects.join(format!(".{identity}.{to}"))
+        self.objects.join(format!(".{}.{identity}.{to}", self.boot))
     }
 
     fn object(&self, identity: Identity) -> PathBuf {
-        self.objects.join(identity.to_string())
+        self.objects.join(format!("{}.{identity}", self.boot))
     }
 }
 

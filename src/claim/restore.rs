@@ -3,7 +3,6 @@
 use anyhow::{Error, Result, bail};
 
 use super::{Claim, Journal, Labelled, Name, Registry};
-use crate::object;
 
 impl Claim {
     /// Puts every label back that can be, and then gives the claim up: it is free again only when no object that
@@ -32,7 +31,7 @@ impl Claim {
     /// when it was changed.
     fn restore(&self, registry: &Registry, label: &Labelled) -> Result<bool> {
         let mut changed = false;
-        if let Some(object) = object::find(label.identity, &label.path)?
+        if let Some(object) = label.object.find()?
             && object.label()? == label.after
         {
             match registry.owner(object.identity())?.filter(|owner| *owner != self.name()) {
@@ -46,7 +45,7 @@ impl Claim {
                 Some(other) => bail!("{} carries it, but is claimed by {other}", object.path().display()),
             }
         }
-        registry.disown(label.identity, self.name())?;
+        registry.disown(label.object.identity, self.name())?;
         Ok(changed)
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn run() -> Result<bool> {
                 all = false;
                 println!("{name}: stays: {}", clean(&why.join("; ")));
             }
-            registry.remove_dangling()?;
+            registry.clean_index()?;
             return Ok(all);
         }
         left = stays.into_iter().map(|(name, _)| name).collect();

@@ -208,16 +208,20 @@ impl Host {
         all
     }
 
-    /// Makes a claim one of before a reboot of the host: of another boot, and with the device numbers of then.
+    /// Makes a claim one of before a reboot of the host: of another boot, and with device numbers that nothing has now.
     pub(crate) fn rebooted(&self, name: &str) {
+        self.renumbered(name, "file-", "file-9");
+    }
+
+    /// The same, with these device numbers.
+    pub(crate) fn renumbered(&self, name: &str, from: &str, to: &str) {
         let claim = self.path("state/claims").join(name);
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        let text = fs::read_to_string(&claim).unwrap().replace(boot.trim_end(), "00000000-the-boot-before");
-        fs::write(&claim, text.replace("object=file-", "object=file-9")).unwrap();
-        for entry in fs::read_dir(self.path("state/objects")).unwrap() {
-            let entry = entry.unwrap();
+        let earlier = |text: &str| text.replace(boot.trim_end(), "00000000-the-boot-before").replace(from, to);
+        fs::write(&claim, earlier(&fs::read_to_string(&claim).unwrap())).unwrap();
+        for entry in fs::read_dir(self.path("state/objects")).unwrap().map(Result::unwrap) {
             if fs::read_link(entry.path()).unwrap().ends_with(name) {
-                let old = entry.file_name().into_string().unwrap().replace("file-", "file-9");
+                let old = earlier(entry.file_name().to_str().unwrap());
                 fs::rename(entry.path(), entry.path().with_file_name(old)).unwrap();
             }
         }
