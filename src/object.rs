@@ -28,6 +28,13 @@ pub enum Identity {
     File(u64, u64, u64),
 }
 
+impl Identity {
+    /// A file's inode.
+    fn inode(self) -> Option<u64> {
+        if let Self::File(.., inode) = self { Some(inode) } else { None }
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

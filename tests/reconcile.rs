@@ -22,8 +22,11 @@ struct Mount(PathBuf);
 impl Mount {
     fn tmpfs(at: &Path) -> Self {
         fs::create_dir(at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).status().unwrap();
-        assert!(mounted.success());
+        Self::at(at, &["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+    }
+
+    fn at(at: &Path, what: &[&str]) -> Self {
+        assert!(Command::new("mount").args(what).arg(at).status().unwrap().success());
         Self(at.into())
     }
 
@@ -43,7 +46,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        let _ = Command::new("umount").arg(&self.0).status();
     }
 }
 
@@ -148,27 +151,43 @@ fn keeps_the_pair_while_the_disk_cannot_be_reached() {
     let host = Host::new();
     let place = host.path("mounted");
     fs::create_dir(&place).unwrap();
-    let mount = |program: &str, args: &[&str]| {
-        assert!(Command::new(program).args(args).arg(&place).status().unwrap().success());
-    };
     let image = host.path("filesystem");
     fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
     assert!(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&image).status().unwrap().success());
-    mount("mount", &["-o", "loop", image.to_str().unwrap()]);
-    let disk = place.join("a.raw");
-    fs::File::create(&disk).unwrap();
-    set_label(&disk, UNUSED);
+    let mount = || Mount::at(&place, &["-o", "loop", image.to_str().unwrap()]);
+    let disk = mount().file("a.raw", UNUSED);
+    for is_rebooted in [false, true] {
+        let mounted = mount();
+        after_a_guest(&host, &disk);
+        drop(mounted);
+        if is_rebooted {
+            host.rebooted(&host.claims()[0]);
+        }
+        let (status, said) = reconcile(&host);
+        assert_eq!(status, 1);
+        assert!(said.contains(&format!("its filesystem is not mounted at {}", place.display())), "{said}");
+        assert_eq!(host.claims().len(), 1);
+        let _mounted = mount();
+        let (status, said) = reconcile(&host);
+        assert_eq!((status, label(&disk).as_str()), (0, UNUSED), "{said}");
+    }
+}
+
+#[test]
+fn after_the_hosts_reboot_a_disk_that_is_gone_is_forgotten_and_one_renamed_found() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    let renamed = disk.with_extension("old");
     after_a_guest(&host, &disk);
-    mount("umount", &[]);
+    host.rebooted(&host.claims()[0]);
+    fs::rename(&disk, &renamed).unwrap();
     let (status, said) = reconcile(&host);
-    assert_eq!(status, 1);
-    assert!(said.contains("its filesystem is not mounted at"), "{said}");
-    assert_eq!(host.claims().len(), 1);
-    mount("mount", &["-o", "loop", image.to_str().unwrap()]);
+    assert_eq!((status, label(&renamed).as_str()), (0, UNUSED), "{said}");
+    after_a_guest(&host, &renamed);
+    host.rebooted(&host.claims()[0]);
+    fs::remove_file(&renamed).unwrap();
     let (status, said) = reconcile(&host);
-    let found = label(&disk);
-    mount("umount", &[]);
-    assert_eq!((status, found.as_str()), (0, UNUSED), "{said}");
+    assert_eq!((status, host.claims().len()), (0, 0), "{said}");
 }
 
 #[test]

@@ -55,9 +55,9 @@ pub(super) fn left_line(process: &Process) -> String {
 }
 
 pub(super) fn label_line(Labelled { object, before, after }: &Labelled) -> String {
-    let Recorded { identity, boot, path } = object;
-    let (boot, path) = (Escaped(boot.as_bytes()), Escaped(path.as_os_str().as_bytes()));
-    format!("label object={identity} boot={boot} before={before} after={after} path={path}\n")
+    let Recorded { identity, boot, path, mount } = object;
+    let [boot, path, mount] = [boot.as_ref(), path.as_os_str(), mount.as_os_str()].map(|text| Escaped(text.as_bytes()));
+    format!("label object={identity} boot={boot} before={before} after={after} path={path} mount={mount}\n")
 }
 
 struct Fields<'a>(&'a Process);
@@ -146,8 +146,8 @@ impl Journal {
             "label" => {
                 let identity = field("object")?.parse().ok()?;
                 let (before, after) = (field("before")?.parse().ok()?, field("after")?.parse().ok()?);
-                let path = OsString::from_vec(unescaped(field("path")?)?).into();
-                let object = Recorded { identity, boot: text("boot")?, path };
+                let path = |name| Some(OsString::from_vec(unescaped(field(name)?)?).into());
+                let object = Recorded { identity, boot: text("boot")?, path: path("path")?, mount: path("mount")? };
                 self.labels.retain(|known| !object.supersedes(&known.object));
                 self.labels.push(Labelled { object, before, after });
             }
@@ -205,6 +205,7 @@ mod tests {
                 identity: Identity::File(254, 0, 1234),
                 boot: "b-1".into(),
                 path: OsString::from_vec(path.to_vec()).into(),
+                mount: "/images".into(),
             },
             before: "system_u:object_r:xen_image_t:s0".parse().unwrap(),
             after: "system_u:object_r:svirt_xen_image_t:s0:c5,c9".parse().unwrap(),

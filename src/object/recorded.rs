@@ -20,15 +20,19 @@ pub struct Recorded {
     pub boot: String,
     /// The path it was reached by.
     pub path: PathBuf,
+    /// Where the filesystem that it was found on was mounted.
+    pub mount: PathBuf,
 }
 
 impl Recorded {
     /// An object as it is now.
     ///
     /// # Errors
-    /// When the boot cannot be told.
+    /// When the boot or the mount point cannot be told.
     pub fn of(object: &Object) -> Result<Self> {
-        Ok(Self { identity: object.identity, boot: boot::id()?.into(), path: object.path.clone() })
+        let (boot, path) = (boot::id()?.into(), object.path.clone());
+        let mount = mount_point(&path).with_context(|| format!("cannot tell where {} is mounted", path.display()))?;
+        Ok(Self { identity: object.identity, boot, path, mount })
     }
 
     /// Whether that is this object. In another boot its device numbers may be another's: what its path leads to, with
@@ -63,13 +67,41 @@ impl Recorded {
         {
             return Ok(Some(object));
         }
-        let now = match self.identity {
-            Identity::Block(major, minor) if self.is_of_this_boot()? => node(major, minor)?,
-            Identity::Block(..) => None,
-            Identity::File(major, minor, inode) => beside(&self.path, (major, minor), inode)
-                .with_context(|| format!("cannot find {}", self.path.display()))?,
-        };
-        now.map(|path| Object::open(&path)).transpose().map(|now| now.filter(|object| object.identity == self.identity))
+        match self.identity {
+            Identity::Block(major, minor) if self.is_of_this_boot()? => {
+                let object = node(major, minor)?.map(|path| Object::open(&path)).transpose()?;
+                Ok(object.filter(|object| object.identity == self.identity))
+            }
+            Identity::Block(..) => Ok(None),
+            Identity::File(..) => self.beside().with_context(|| format!("cannot find {}", self.path.display())),
+        }
+    }
+
+    /// A file that was renamed where it was, as by `mv disk disk.old`.
+    fn beside(&self) -> Result<Option<Object>> {
+        let mut above = self.path.ancestors().skip(1);
+        let directory = above.find(|directory| directory.is_dir()).context("it is no absolute path")?;
+        ensure!(self.is_mounted(directory)?, "its filesystem is not mounted at {}", self.mount.display());
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if self.identity.inode() == Some(entry.ino()) && entry.file_type()?.is_file() {
+                let object = Object::open(&entry.path())?;
+                return Ok(Some(object).filter(|object| same_inode(object.identity, self.identity)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the file's filesystem is the one that a directory on its path is on. After a reboot its numbers may be
+    /// others, and anything that is mounted where it was is taken for it.
+    fn is_mounted(&self, directory: &Path) -> Result<bool> {
+        let device = fs::metadata(directory)?.dev();
+        if self.is_of_this_boot()? {
+            return Ok(matches!(self.identity, Identity::File(a, b, _) if (a, b) == (major(device), minor(device))));
+        }
+        let is_root =
+            self.mount.parent().is_none_or(|above| fs::metadata(above).is_ok_and(|above| above.dev() != device));
+        Ok(is_root && fs::metadata(&self.mount)?.dev() == device)
     }
 
     fn is_of_this_boot(&self) -> Result<bool> {
@@ -77,8 +109,16 @@ impl Recorded {
     }
 }
 
+/// Where the filesystem is mounted that a file is on.
+fn mount_point(path: &Path) -> std::io::Result<PathBuf> {
+    let path = fs::canonicalize(path)?;
+    let device = fs::metadata(&path)?.dev();
+    let inside = path.ancestors().take_while(|above| fs::metadata(above).is_ok_and(|above| above.dev() == device));
+    Ok(inside.last().unwrap_or(&path).into())
+}
+
 fn same_inode(one: Identity, other: Identity) -> bool {
-    matches!((one, other), (Identity::File(.., one), Identity::File(.., other)) if one == other)
+    one.inode().is_some() && one.inode() == other.inode()
 }
 
 /// The kernel's own node of a block device, by sysfs.
@@ -90,18 +130,4 @@ fn node(major: u64, minor: u64) -> Result<Option<PathBuf>> {
     };
     let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     Ok(name.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()))
-}
-
-/// A file that was renamed where it was, as by `mv disk disk.old`.
-fn beside(path: &Path, filesystem: (u64, u64), inode: u64) -> Result<Option<PathBuf>> {
-    let directory = path.ancestors().skip(1).find(|directory| directory.is_dir()).context("it is no absolute path")?;
-    let device = fs::metadata(directory)?.dev();
-    ensure!((major(device), minor(device)) == filesystem, "its filesystem is not mounted at {}", directory.display());
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.ino() == inode && entry.file_type()?.is_file() {
-            return Ok(Some(entry.path()));
-        }
-    }
-    Ok(None)
 }
