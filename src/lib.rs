@@ -1,7 +1,7 @@
 //! sVirt for Xen: every guest's QEMU runs with a pair of MCS categories of its own, and so do its disks.
 //!
 //! A launch is told top to bottom in [`launch`]. What is decided stands in modules of values without any
-//! I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`plan`]); what is done stands in modules of one kind of
+//! I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands in modules of one kind of
 //! effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`], [`boot`], [`exec`],
 //! [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
 
@@ -20,6 +20,7 @@ pub mod mcs;
 pub mod object;
 pub mod owner;
 pub mod plan;
+pub mod qcow2;
 pub mod selinux;
 pub mod signals;
 pub mod vbd;
