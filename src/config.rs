@@ -44,6 +44,9 @@ pub struct Config {
     /// The same of a file that guests only read. Default: the second line of the policy's `virtual_image_context`.
     #[serde(deserialize_with = "context")]
     pub content_context: Option<Context>,
+    /// Where backing files of qcow2 disks are, to be read by whichever guest's image names them. Default: nowhere.
+    #[serde(deserialize_with = "all_absolute")]
+    pub backing_dirs: Vec<PathBuf>,
     /// Refuse to start a guest where SELinux is disabled. Default: false.
     pub require: bool,
 }
@@ -57,6 +60,7 @@ impl Default for Config {
             domain_context: None,
             image_context: None,
             content_context: None,
+            backing_dirs: Vec::new(),
             require: false,
         }
     }
@@ -122,12 +126,17 @@ impl Config {
 }
 
 fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    let path = PathBuf::deserialize(deserializer)?;
-    if path.is_absolute() {
-        Ok(path)
-    } else {
-        Err(serde::de::Error::custom(format!("{} is no absolute path", path.display())))
-    }
+    check_absolute(PathBuf::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn all_absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    let paths = Vec::<PathBuf>::deserialize(deserializer)?;
+    paths.into_iter().map(check_absolute).collect::<Result<_>>().map_err(serde::de::Error::custom)
+}
+
+fn check_absolute(path: PathBuf) -> Result<PathBuf> {
+    ensure!(path.is_absolute(), "{} is no absolute path", path.display());
+    Ok(path)
 }
 
 fn context<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Context>, D::Error> {
@@ -154,13 +163,15 @@ mod tests {
     fn reads_every_key() {
         let config = Config::parse(
             "qemu = '/opt/qemu'\nstate_dir = '/srv/state'\ndomain_context = 'system_u:system_r:svirt_xen_t:s0'\n\
-             image_context = 'system_u:object_r:svirt_xen_image_t:s0'\nrequire = true\n",
+             image_context = 'system_u:object_r:svirt_xen_image_t:s0'\n\
+             backing_dirs = ['/srv/templates', '/srv/more']\nrequire = true\n",
         )
         .unwrap();
         assert_eq!(config.qemu, Path::new("/opt/qemu"));
         assert_eq!(config.state_dir, Path::new("/srv/state"));
         assert_eq!(config.domain_context.unwrap().type_(), "svirt_xen_t");
         assert_eq!(config.image_context.unwrap().type_(), "svirt_xen_image_t");
+        assert_eq!(config.backing_dirs, ["/srv/templates", "/srv/more"].map(Path::new));
         assert!(config.require);
     }
 
@@ -168,9 +179,12 @@ mod tests {
     fn names_the_line_of_every_error() {
         assert_eq!(
             error("# a comment\nrequired = true\n"),
-            "/etc/svirt-interpose.conf:2: unknown field `required`, expected one of `qemu`, `state_dir`, `domain_context`, `image_context`, `content_context`, `require`"
+            "/etc/svirt-interpose.conf:2: unknown field `required`, expected one of `qemu`, `state_dir`, `domain_context`, `image_context`, `content_context`, `backing_dirs`, `require`"
         );
         assert!(error("qemu = 'bin/qemu'\n").starts_with("/etc/svirt-interpose.conf:1: bin/qemu is no absolute path"));
+        assert!(
+            error("require = true\nbacking_dirs = ['/a', 'b']").starts_with("/etc/svirt-interpose.conf:2: b is no abs")
+        );
         assert!(error("\n\nrequire = 'yes'\n").starts_with("/etc/svirt-interpose.conf:3: "));
         assert!(error("domain_context = 'system_u:system_r:svirt_t'").contains("has no level"));
         assert!(error("qemu = '/a'\nqemu = '/b'\n").starts_with("/etc/svirt-interpose.conf:2: "));

@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 
 use crate::argv::{self, Domid, Target};
+use crate::backing;
 use crate::claim::{Holder, Outdated, Process, Registry};
 use crate::config::{self, Config, Contexts};
 use crate::confinement::Confinement;
@@ -109,7 +111,7 @@ fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confineme
         guest::published(&store)?.into_iter().filter(|(other, _)| *other != domid).collect();
     let registry = Registry::open(&config.state_dir)?;
     let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
-    let found = find(&guest, &owners, mode)?;
+    let found = find(&guest, &owners, &config.backing_dirs, &contexts, mode)?;
 
     let earlier = plan::earlier_pair(found.iter().map(|(_, found)| found));
     let plan = decide(found, &contexts, &published, mode)?;
@@ -138,19 +140,30 @@ fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confineme
     Ok(confinement)
 }
 
-/// The objects of the guest's disks, and whose they are. A read-only device is left as it is.
-fn find(guest: &Guest, owners: &Owners, mode: Mode) -> Result<Vec<(Object, Found)>> {
+/// The objects of the guest's disks and below them, and whose they are. A read-only device is left as it is.
+fn find(
+    guest: &Guest,
+    owners: &Owners,
+    backing_dirs: &[PathBuf],
+    contexts: &Contexts,
+    mode: Mode,
+) -> Result<Vec<(Object, Found)>> {
+    let disks = guest.vbds.iter().map(|vbd| (vbd, vbd.writable, object::open_all(&vbd.paths)));
+    // after all disks: a layer that is also one of them is that first of all
+    let qcow2 = guest.vbds.iter().filter(|vbd| vbd.qcow2 && !backing_dirs.is_empty());
+    let layers =
+        qcow2.filter_map(|vbd| Some((vbd, false, backing::layers(vbd.paths.first()?, backing_dirs, contexts))));
     let mut all: Vec<(Object, Found)> = Vec::new();
-    for vbd in &guest.vbds {
-        let objects = object::open_all(&vbd.paths).with_context(|| format!("cannot use {}", vbd.backend));
+    for (vbd, writable, objects) in disks.chain(layers) {
+        let objects = objects.with_context(|| format!("cannot use {}", vbd.backend));
         for object in tolerate(objects, mode)?.unwrap_or_default() {
             let known = all.iter().any(|(known, _)| known.identity() == object.identity());
-            if known || !vbd.writable && object.is_device() {
+            if known || !writable && object.is_device() {
                 continue;
             }
             let Some(label) = tolerate(object.label(), mode)? else { continue };
-            let (owner, recorded) = owners.of(&object, &label, vbd.writable)?;
-            let found = Found { path: object.path().into(), writable: vbd.writable, label, owner, recorded };
+            let (owner, recorded) = owners.of(&object, &label, writable)?;
+            let found = Found { path: object.path().into(), writable, label, owner, recorded };
             all.push((object, found));
         }
     }

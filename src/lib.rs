@@ -2,10 +2,11 @@
 //!
 //! A launch is told top to bottom in [`launch`]. What is decided stands in modules of values without any
 //! I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands in modules of one kind of
-//! effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`], [`boot`], [`exec`],
-//! [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
+//! effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`], [`backing`], [`boot`],
+//! [`exec`], [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
 
 pub mod argv;
+pub mod backing;
 pub mod boot;
 pub mod claim;
 pub mod config;

@@ -145,6 +145,12 @@ pub fn is_readable(label: &Context, content: &Context) -> bool {
     READABLE_TYPES.contains(&label.type_()) || label.type_() == content.type_() && label.categories().is_empty()
 }
 
+/// Whether a label is one that disks have, before a launch or since.
+#[must_use]
+pub fn is_disk(label: &Context, Contexts { image, content, .. }: &Contexts) -> bool {
+    DISK_TYPES.contains(&label.type_()) || [image.type_(), content.type_()].contains(&label.type_())
+}
+
 /// The pair of an earlier claim of this same VM, which the guest then joins instead of getting a new one.
 #[must_use]
 pub fn earlier_pair<'a>(found: impl IntoIterator<Item = &'a Found>) -> Option<Pair> {

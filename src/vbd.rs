@@ -41,6 +41,8 @@ pub struct Vbd {
     pub backend: String,
     /// Whether the guest may write it.
     pub writable: bool,
+    /// Whether QEMU takes it for qcow2: where the toolstack declared it so, never by what is in it.
+    pub qcow2: bool,
     /// Where its content is, first of all the path QEMU opens; none for an empty CD drive or a network disk.
     pub paths: Vec<PathBuf>,
 }
@@ -134,7 +136,10 @@ pub fn vbd(backend: &Backend) -> Result<Vbd, Refused> {
             paths.push(path);
         }
     }
-    Ok(Vbd { backend: backend.path.clone(), writable, paths })
+    // of the other kinds QEMU opens a device, which hides the format
+    let is_qdisk = backend.path.rsplit('/').nth(2) == Some("qdisk");
+    let qcow2 = is_qdisk && node("params").is_some_and(|params| params.starts_with(b"qcow2:"));
+    Ok(Vbd { backend: backend.path.clone(), writable, qcow2, paths })
 }
 
 fn file_name(path: &[u8]) -> &[u8] {
@@ -228,6 +233,21 @@ mod tests {
             ("physical-device-path", "/dev/drbd1"),
         ];
         assert_eq!(paths(&values), [PathBuf::from("/dev/drbd1")]);
+    }
+
+    #[test]
+    fn is_qcow2_only_where_qemu_is_told_so() {
+        for (path, params, qcow2) in [
+            ("qdisk/2/768", "qcow2:/images/a", true),
+            ("qdisk/2/768", "aio:/images/a.qcow2", false),
+            ("qdisk/2/768", "qcow:/images/a", false),
+            ("qdisk/2/768", "/images/qcow2:a", false),
+            ("tap/2/768", "qcow2:/images/a", false),
+            ("vbd/2/768", "qcow2:/images/a", false),
+        ] {
+            let found = vbd(&backend(path, &[("params", params), ("mode", "w")])).unwrap();
+            assert_eq!(found.qcow2, qcow2, "{path} {params}");
+        }
     }
 
     #[test]

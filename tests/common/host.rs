@@ -6,6 +6,7 @@
 use std::ffi::{CString, OsStr};
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -39,7 +40,12 @@ pub(crate) fn qdisk(devid: u32, path: &Path) -> Disk {
     Disk("qdisk", devid, format!("aio:{}", path.display()), "w", vec![])
 }
 
-/// The same, read-only.
+/// A writable disk that is declared qcow2.
+pub(crate) fn qcow2_disk(devid: u32, path: &Path) -> Disk {
+    Disk("qdisk", devid, format!("qcow2:{}", path.display()), "w", vec![])
+}
+
+/// A raw one, read-only.
 pub(crate) fn cdrom(devid: u32, path: &Path) -> Disk {
     Disk("qdisk", devid, format!("aio:{}", path.display()), "r", vec![("device-type", "cdrom".into())])
 }
@@ -99,6 +105,13 @@ impl Host {
         let path = self.path("images").join(name);
         File::create(&path).unwrap().set_len(1 << 20).unwrap();
         set_label(&path, UNUSED);
+        path
+    }
+
+    /// An image file that is qcow2 as far as its header goes, standing on what is named so, of that format.
+    pub(crate) fn qcow2(&self, name: &str, backing: &str, format: &str) -> PathBuf {
+        let path = self.image(name);
+        write_qcow2(&path, backing, format);
         path
     }
 
@@ -234,6 +247,23 @@ impl Host {
         names.sort();
         names
     }
+}
+
+/// Begins a file as `qemu-img create -f qcow2 -o compat=0.10` does, with or without `-F`.
+pub(crate) fn write_qcow2(path: &Path, backing: &str, format: &str) {
+    let mut header = [b"QFI\xfb\0\0\0\x02", &[0; 64][..]].concat();
+    if !format.is_empty() {
+        header.extend(0xe279_2aca_u32.to_be_bytes());
+        header.extend(u32::try_from(format.len()).unwrap().to_be_bytes());
+        header.extend(format.bytes());
+        header.resize(header.len().next_multiple_of(8) + 8, 0);
+    }
+    let name_at = u64::try_from(header.len()).unwrap();
+    header[8..16].copy_from_slice(&name_at.to_be_bytes());
+    header[16..20].copy_from_slice(&u32::try_from(backing.len()).unwrap().to_be_bytes());
+    header[23] = 16; // the cluster's size, as a power of two
+    header.extend(backing.bytes());
+    File::options().write(true).open(path).unwrap().write_all(&header).unwrap();
 }
 
 fn tree(store: &Connection, path: &str, all: &mut String) {

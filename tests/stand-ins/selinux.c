@@ -9,6 +9,7 @@
  *   denied       the path of an object that may not be relabelled
  *   pause        while this exists, a relabelling waits after making the file `paused`: every one, or that of an
  *                object whose path is in it
+ *   unreadable   the paths of objects that may not be read
  *   exec.<pid>   written here: the exec context that the process set
  *   pid.<pid>    the context of another process; without it, the exec context that one set
  *
@@ -156,12 +157,19 @@ static const char *redirected(const char *path)
 
 int open64(const char *path, int flags, ...)
 {
+	char object[4096] = "";
 	va_list arguments;
 	mode_t mode;
 
 	va_start(arguments, flags);
 	mode = va_arg(arguments, mode_t);
 	va_end(arguments);
+	if (readlink(path, object, sizeof(object) - 1) < 0)
+		snprintf(object, sizeof(object), "%s", path);
+	if (!(flags & O_PATH) && holds("unreadable", object)) {
+		errno = EACCES;
+		return -1;
+	}
 	return syscall(SYS_openat, AT_FDCWD, redirected(path), flags, mode);
 }
 
