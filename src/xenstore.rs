@@ -131,6 +131,17 @@ impl Connection {
         self.ask(Operation::SetPerms, path, permissions.to_string().as_bytes()).map(drop)
     }
 
+    /// Watches a node and all below it, for which this connection is then given up.
+    ///
+    /// # Errors
+    ///
+    /// When the path cannot be sent.
+    pub fn watch(self, path: &str) -> io::Result<Watch> {
+        let request = Request::new(Operation::Watch, path, b"watch\0")?;
+        self.stream.borrow_mut().start(&request)?;
+        Ok(Watch { stream: self.stream, request })
+    }
+
     fn ask(&self, operation: Operation, path: &str, argument: &[u8]) -> Answer {
         let answers = self.exchange(&[Request::new(operation, path, argument)?])?;
         // One request has one answer: there is nothing to join.
@@ -213,6 +224,35 @@ impl XsTransaction for Connection {
             wire::garbled(format!("cannot start a transaction: xenstored named it {}", reply.escape_ascii()))
         })?;
         Ok(Transaction { inside: Self { stream: Rc::clone(&self.stream), transaction: id }, open: true })
+    }
+}
+
+/// What changes below a node, from [`Connection::watch`].
+#[derive(Debug)]
+pub struct Watch {
+    stream: Rc<RefCell<Stream>>,
+    request: Request,
+}
+
+impl Watch {
+    /// Waits for the next change, without a limit, and returns the path of the node that was written, created, removed
+    /// or given other permissions. The first is that of the watched node itself, at once.
+    ///
+    /// # Errors
+    ///
+    /// When xenstored refuses the watch or the connection is lost.
+    pub fn next_change(&mut self) -> io::Result<Box<str>> {
+        loop {
+            let (kind, payload) = self.stream.borrow_mut().message()?;
+            match kind {
+                wire::WATCH_EVENT => {
+                    let path = wire::strings(&payload)?.into_iter().next();
+                    return path.ok_or_else(|| wire::garbled("xenstored sent a watch event without a path"));
+                }
+                wire::ERROR => return Err(self.request.refusal(&payload)),
+                _ => {} // the watch is set
+            }
+        }
     }
 }
 

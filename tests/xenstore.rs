@@ -317,6 +317,35 @@ fn a_guest_can_neither_read_nor_change_what_is_dom0s_only() {
     });
 }
 
+// Watches
+
+#[test]
+fn a_watch_tells_of_every_change_below_its_node() {
+    with_both_daemons(|xenstored| {
+        let store = xenstored.connect();
+        store.write("/tool/x/a", "1").unwrap();
+        let mut watch = xenstored.connect().watch("/tool/x").unwrap();
+        assert_eq!(&*watch.next_change().unwrap(), "/tool/x", "the first comes at once");
+        store.write("/tool/y", "").unwrap();
+        store.write("/tool/x/a", "1").unwrap();
+        assert_eq!(&*watch.next_change().unwrap(), "/tool/x/a");
+        store.set_permissions("/tool/x/a", &store.permissions("/tool/x/a").unwrap()).unwrap();
+        assert_eq!(&*watch.next_change().unwrap(), "/tool/x/a");
+        store.rm("/tool/x/a").unwrap();
+        assert_eq!(&*watch.next_change().unwrap(), "/tool/x/a");
+        signal(xenstored, Signal::SIGKILL);
+        assert_eq!(kind(watch.next_change()), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_watch_that_is_refused_says_so() {
+    with_both_daemons(|xenstored| {
+        let error = xenstored.connect().watch("/tool/no name").unwrap().next_change().unwrap_err();
+        assert!(error.to_string().starts_with("cannot watch /tool/no name: "), "{error}");
+    });
+}
+
 // A daemon that stops, dies or misbehaves
 
 #[test]

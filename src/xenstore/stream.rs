@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-use super::wire::{Answer, Request, garbled};
+use super::wire::{self, Answer, Request, garbled};
 
 /// Requests in flight: oxenstored stops reading from a client that sends thousands without reading, and a
 /// window of 64 is as fast as one of 512.
@@ -89,7 +89,7 @@ impl Stream {
             }
             sent = end;
             self.send()?;
-            self.wait()?;
+            self.wait_patiently()?;
             self.receive()?;
             let mut parsed = 0;
             for awaited in requests.get(answers.len()..sent).unwrap_or_default() {
@@ -107,6 +107,26 @@ impl Stream {
         Ok(())
     }
 
+    /// Sends a request whose reply is one of the [`messages`](Self::message) to come.
+    pub(super) fn start(&mut self, request: &Request) -> io::Result<()> {
+        request.encode(self.next_request, 0, &mut self.output);
+        self.send()
+    }
+
+    /// The next message by its type and payload, however long it takes to come.
+    pub(super) fn message(&mut self) -> io::Result<(u32, Vec<u8>)> {
+        loop {
+            if let Some((kind, payload, length)) = wire::message(&self.input)? {
+                let message = (kind, payload.to_vec());
+                self.input.drain(..length);
+                return Ok(message);
+            }
+            self.send()?;
+            self.wait(PollTimeout::NONE)?;
+            self.receive()?;
+        }
+    }
+
     fn send(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
             match self.file.write(&self.output) {
@@ -119,16 +139,19 @@ impl Stream {
         Ok(())
     }
 
-    fn wait(&mut self) -> io::Result<()> {
+    fn wait_patiently(&mut self) -> io::Result<()> {
+        let left = self.patience.saturating_sub(self.waited);
+        let start = Instant::now();
+        let ready = self.wait(PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        self.waited += start.elapsed();
+        ready
+    }
+
+    fn wait(&self, timeout: PollTimeout) -> io::Result<()> {
         let mut events = PollFlags::POLLIN;
         // Never polled for on the device, which takes every write and never reports itself writable.
         events.set(PollFlags::POLLOUT, !self.output.is_empty());
-        let left = self.patience.saturating_sub(self.waited);
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let start = Instant::now();
-        let ready = poll(&mut [PollFd::new(self.file.as_fd(), events)], timeout);
-        self.waited += start.elapsed();
-        match ready {
+        match poll(&mut [PollFd::new(self.file.as_fd(), events)], timeout) {
             Ok(0) => {
                 let why = format!("xenstored did not answer within {:?}", self.patience);
                 Err(io::Error::new(ErrorKind::TimedOut, why))

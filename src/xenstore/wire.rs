@@ -6,7 +6,8 @@ use std::io::{self, ErrorKind};
 use nix::errno::Errno;
 
 const HEADER: usize = 16;
-const ERROR: u32 = 16;
+pub(super) const WATCH_EVENT: u32 = 15;
+pub(super) const ERROR: u32 = 16;
 /// `XENSTORE_PAYLOAD_MAX`: xenstored drops the connection of a client that exceeds it.
 const PAYLOAD_MAX: usize = 4096;
 /// `XENSTORE_ABS_PATH_MAX`.
@@ -21,6 +22,7 @@ pub(super) enum Operation {
     Directory = 1,
     Read = 2,
     GetPerms = 3,
+    Watch = 4,
     TransactionStart = 6,
     TransactionEnd = 7,
     Write = 11,
@@ -66,10 +68,10 @@ impl Request {
     /// The reply at the head of `input` and the bytes it takes there, or `None` while it is incomplete.
     /// The outer error means the stream can no longer be trusted, the inner one that xenstored refused.
     pub(super) fn decode(&self, id: u32, transaction: u32, input: &[u8]) -> io::Result<Option<(Answer, usize)>> {
-        let Some((header, rest)) = input.split_first_chunk::<HEADER>() else {
+        let Some((header, _)) = input.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
-        let [kind, reply_id, reply_transaction, length] = fields(header);
+        let [kind, reply_id, reply_transaction, _] = fields(header);
         if (reply_id, reply_transaction) != (id, transaction) {
             return Err(garbled(format!(
                 "xenstored answered request {reply_id} of transaction {reply_transaction}, not {id} of {transaction}"
@@ -78,13 +80,11 @@ impl Request {
         if kind != self.operation as u32 && kind != ERROR {
             return Err(garbled(format!("xenstored sent a reply of type {kind}, not {}", self.operation as u32)));
         }
-        let length = usize::try_from(length).ok().filter(|length| *length <= REPLY_MAX);
-        let length = length.ok_or_else(|| garbled("xenstored sent an absurdly long reply"))?;
-        let Some(payload) = rest.get(..length) else {
+        let Some((_, payload, length)) = message(input)? else {
             return Ok(None);
         };
         let answer = if kind == ERROR { Err(self.refusal(payload)) } else { Ok(payload.to_vec()) };
-        Ok(Some((answer, HEADER + length)))
+        Ok(Some((answer, length)))
     }
 
     /// `cannot read /local/domain/7/name: why`.
@@ -94,6 +94,7 @@ impl Request {
         let action = match self.operation {
             Operation::Directory | Operation::DirectoryPart => format!("list {path}"),
             Operation::Read => format!("read {path}"),
+            Operation::Watch => format!("watch {path}"),
             Operation::Write => format!("write {path}"),
             Operation::Rm => format!("remove {path}"),
             Operation::GetPerms => format!("read the permissions of {path}"),
@@ -104,7 +105,7 @@ impl Request {
         io::Error::new(kind, format!("cannot {action}: {why}"))
     }
 
-    fn refusal(&self, payload: &[u8]) -> io::Error {
+    pub(super) fn refusal(&self, payload: &[u8]) -> io::Error {
         let name = payload.strip_suffix(&[0]).unwrap_or(payload);
         // The names of xs_wire.h; xenstored sends no number.
         let errno = match name {
@@ -135,6 +136,18 @@ pub(super) type Answer = io::Result<Vec<u8>>;
 fn fields(header: &[u8; HEADER]) -> [u32; 4] {
     let mut words = header.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word));
     std::array::from_fn(|_| words.next().unwrap_or_default())
+}
+
+/// The message at the head of `input`, by its type and payload, and the bytes it takes there; `None` while it is
+/// incomplete.
+pub(super) fn message(input: &[u8]) -> io::Result<Option<(u32, &[u8], usize)>> {
+    let Some((header, rest)) = input.split_first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
+    let [kind, _, _, length] = fields(header);
+    let length = usize::try_from(length).ok().filter(|length| *length <= REPLY_MAX);
+    let length = length.ok_or_else(|| garbled("xenstored sent an absurdly long reply"))?;
+    Ok(rest.get(..length).map(|payload| (kind, payload, HEADER + length)))
 }
 
 /// Splits a list of strings, each with a NUL behind it.
