@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result};
 use xenstore_rs::Xs;
 
 use crate::argv::Domid;
+use crate::claim::Registry;
 use crate::config::Config;
 use crate::context::Context;
 use crate::guest::{self, Guest};
 use crate::log::clean;
 use crate::mcs::{Pair, Set};
-use crate::object;
+use crate::object::{self, Object};
 use crate::plan;
 use crate::selinux::{self, Mode};
 use crate::xenstore::Connection;
@@ -26,10 +27,18 @@ struct Found {
     vm: String,
     published: Option<Set>,
     device_model: Option<(u32, Result<Context, String>)>,
-    disks: Vec<(PathBuf, Result<Context, String>)>,
-    /// The files that it only reads, and whether it may by their labels.
-    read: Vec<(PathBuf, Result<Context, String>, bool)>,
+    disks: Vec<Disk>,
     trouble: Option<String>,
+}
+
+/// An object of its writable disks, or a file that it only reads.
+#[derive(Debug)]
+struct Disk {
+    path: PathBuf,
+    writable: bool,
+    label: Result<Context, String>,
+    /// The label it was given, by the claim that owns it.
+    given: Result<Option<Context>, String>,
 }
 
 /// Prints the table and the findings below it. True when there are none.
@@ -38,7 +47,10 @@ struct Found {
 /// When XenStore or the kernel cannot be asked.
 pub(super) fn run() -> Result<bool> {
     let mode = selinux::mode()?;
-    let content = Config::load()?.contexts()?.content;
+    let config = Config::load()?;
+    let content = config.contexts()?.content;
+    // nothing is made by looking
+    let registry = config.state_dir.exists().then(|| Registry::open(&config.state_dir)).transpose()?;
     let store = Connection::open()?;
     let own = guest::own_domid(&store)?;
     let published = guest::published(&store)?;
@@ -50,10 +62,10 @@ pub(super) fn run() -> Result<bool> {
         .into_iter()
         .map(|domid| {
             let set = published.iter().find(|(known, _)| *known == domid).map(|(_, set)| set.clone());
-            look(&store, &content, own, domid, set)
+            look(&store, registry.as_ref(), own, domid, set)
         })
         .collect();
-    let findings = findings(mode, &found);
+    let findings = findings(mode, &content, &found);
     print!("{}", table(&found));
     if !findings.is_empty() {
         println!();
@@ -64,7 +76,7 @@ pub(super) fn run() -> Result<bool> {
     Ok(findings.is_empty())
 }
 
-fn look(store: &Connection, content: &Context, own: Domid, domid: Domid, published: Option<Set>) -> Found {
+fn look(store: &Connection, registry: Option<&Registry>, own: Domid, domid: Domid, published: Option<Set>) -> Found {
     let pid = ["image/device-model-pid", "qemu-pid"]
         .iter()
         .find_map(|node| store.read(&format!("/local/domain/{domid}/{node}")).ok()?.parse().ok());
@@ -76,7 +88,6 @@ fn look(store: &Connection, content: &Context, own: Domid, domid: Domid, publish
         published,
         device_model,
         disks: Vec::new(),
-        read: Vec::new(),
         trouble: None,
     };
     match Guest::read(store, own, domid) {
@@ -93,15 +104,17 @@ fn look(store: &Connection, content: &Context, own: Domid, domid: Domid, publish
                     }
                 };
                 for object in objects {
-                    let path = object.path().into();
-                    let label = object.label().map_err(|error| format!("{error:#}"));
                     if vbd.writable {
                         writable.push(object.identity());
-                        found.disks.push((path, label));
-                    } else if !object.is_device() && !writable.contains(&object.identity()) {
-                        let readable = label.as_ref().is_ok_and(|label| plan::is_readable(label, content));
-                        found.read.push((path, label, readable));
+                    } else if object.is_device() || writable.contains(&object.identity()) {
+                        continue;
                     }
+                    found.disks.push(Disk {
+                        path: object.path().into(),
+                        writable: vbd.writable,
+                        label: object.label().map_err(|error| format!("{error:#}")),
+                        given: given(registry, &object).map_err(|error| format!("{error:#}")),
+                    });
                 }
             }
         }
@@ -110,8 +123,15 @@ fn look(store: &Connection, content: &Context, own: Domid, domid: Domid, publish
     found
 }
 
-/// Everything that does not agree, a sentence each.
-fn findings(mode: Mode, all: &[Found]) -> Vec<String> {
+fn given(registry: Option<&Registry>, object: &Object) -> Result<Option<Context>> {
+    let Some(registry) = registry else { return Ok(None) };
+    let Some(owner) = registry.owner(object.identity())? else { return Ok(None) };
+    let Some(claim) = registry.read(owner)? else { return Ok(None) };
+    Ok(claim.label(object)?.map(|label| label.after.clone()))
+}
+
+/// Everything that does not agree, a sentence each. `content` is the context of files that are only read.
+fn findings(mode: Mode, content: &Context, all: &[Found]) -> Vec<String> {
     let mut findings = Vec::new();
     match mode {
         Mode::Disabled => findings.push("SELinux is disabled: no guest is confined".into()),
@@ -142,22 +162,18 @@ fn findings(mode: Mode, all: &[Found]) -> Vec<String> {
             }
             _ => {}
         }
-        for (path, label) in &found.disks {
-            match label {
-                Err(error) => say(error.clone()),
-                Ok(label) if !carries(label, &set) => {
-                    say(format!("its disk {} is labelled {label}, not at {set}", path.display()));
+        for Disk { path, writable, label, given } in &found.disks {
+            let fits =
+                |label: &Context| if *writable { carries(label, &set) } else { plan::is_readable(label, content) };
+            let (disk, path) = (if *writable { "disk" } else { "read-only disk" }, path.display());
+            match (label, given) {
+                (Err(error), _) | (_, Err(error)) => say(error.clone()),
+                (Ok(label), Ok(Some(given))) if label != given && fits(given) => {
+                    say(format!("its {disk} {path} is labelled {label}, not {given}: chcon {given} '{path}'"));
                 }
-                Ok(_) => {}
-            }
-        }
-        for (path, label, readable) in &found.read {
-            match label {
-                Err(error) => say(error.clone()),
-                Ok(label) if !readable => {
-                    say(format!("its read-only disk {} is labelled {label}, which it may not read", path.display()));
-                }
-                Ok(_) => {}
+                (Ok(label), _) if fits(label) => {}
+                (Ok(label), _) if *writable => say(format!("its {disk} {path} is labelled {label}, not at {set}")),
+                (Ok(label), _) => say(format!("its {disk} {path} is labelled {label}, which it may not read")),
             }
         }
         for other in all.iter().take(index).filter(|other| other.vm != found.vm || found.vm.is_empty()) {
@@ -181,8 +197,7 @@ fn table(all: &[Found]) -> String {
         let (pid, label) =
             found.device_model.as_ref().map_or(("-".into(), "-".into()), |(pid, label)| (pid.to_string(), text(label)));
         rows.push([found.domid.to_string(), clean(&found.name), set, pid, label]);
-        let read = found.read.iter().map(|(path, label, _)| (path, label));
-        for (path, label) in found.disks.iter().map(|(path, label)| (path, label)).chain(read) {
+        for Disk { path, label, .. } in &found.disks {
             rows.push([String::new(), String::new(), String::new(), clean(&path.display().to_string()), text(label)]);
         }
     }
@@ -207,7 +222,14 @@ fn table(all: &[Found]) -> String {
 mod tests {
     use super::*;
 
-    fn found(domid: u16, set: Option<&str>, qemu: Option<&str>, disk: &str) -> Found {
+    const CONTENT: &str = "u:r:content_t:s0";
+
+    fn disk(path: &str, writable: bool, label: &str, given: Option<&str>) -> Disk {
+        let context = |text: &str| text.parse().map_err(|_| String::from("no context"));
+        Disk { path: path.into(), writable, label: context(label), given: given.map(context).transpose() }
+    }
+
+    fn found(domid: u16, set: Option<&str>, qemu: Option<&str>, level: &str) -> Found {
         let context = |level: &str| format!("u:r:t:{level}").parse().map_err(|_| String::from("no context"));
         Found {
             domid: domid.to_string().parse().unwrap(),
@@ -215,14 +237,20 @@ mod tests {
             vm: format!("vm{domid}"),
             published: set.map(|set| set.parse().unwrap()),
             device_model: qemu.map(|level| (40 + u32::from(domid), context(level))),
-            disks: vec![("/images/a".into(), context(disk))],
-            read: vec![("/images/iso".into(), context("s0"), true)],
+            disks: vec![
+                disk("/images/a", true, &format!("u:r:t:{level}"), None),
+                disk("/images/iso", false, CONTENT, None),
+            ],
             trouble: None,
         }
     }
 
+    fn said(all: &[Found]) -> Vec<String> {
+        findings(Mode::Enforcing, &CONTENT.parse().unwrap(), all)
+    }
+
     fn count(all: &[Found]) -> usize {
-        findings(Mode::Enforcing, all).len()
+        said(all).len()
     }
 
     #[test]
@@ -252,6 +280,29 @@ mod tests {
     }
 
     #[test]
+    fn finds_a_disk_that_lost_the_label_it_was_given() {
+        let given = "u:r:g:s0:c1,c2";
+        let mend = format!("not {given}: chcon {given} '/images/a'");
+        for (disk, finding) in [
+            (
+                disk("/images/a", true, "u:r:t:s0", Some(given)),
+                format!("its disk /images/a is labelled u:r:t:s0, {mend}"),
+            ),
+            // as restorecon leaves it without -F
+            (disk("/images/a", true, "u:r:t:s0:c1,c2", Some(given)), mend.clone()),
+            // another guest's by the claims
+            (disk("/images/a", true, "u:r:t:s0", Some("u:r:g:s0:c3,c4")), "not at c1,c2".into()),
+            (disk("/images/a", false, "u:r:t:s0", Some(CONTENT)), format!("chcon {CONTENT} '/images/a'")),
+            (disk("/images/a", false, "u:r:t:s0", Some(given)), "which it may not read".into()),
+        ] {
+            let mut guest = found(1, Some("c1,c2"), Some("s0:c1,c2"), "s0:c1,c2");
+            guest.disks = vec![disk];
+            let said = said(&[guest]);
+            assert!(said.len() == 1 && said[0].ends_with(&finding), "{finding}: {said:?}");
+        }
+    }
+
+    #[test]
     fn finds_comparable_sets_but_not_within_one_vm() {
         let mut pair = [
             found(1, Some("c1,c2"), Some("s0:c1,c2"), "s0:c1,c2"),
@@ -264,7 +315,8 @@ mod tests {
 
     #[test]
     fn says_when_nothing_is_enforced() {
-        assert_eq!(findings(Mode::Permissive, &[]).len(), 1);
-        assert_eq!(findings(Mode::Disabled, &[]).len(), 1);
+        let content = CONTENT.parse().unwrap();
+        assert_eq!(findings(Mode::Permissive, &content, &[]).len(), 1);
+        assert_eq!(findings(Mode::Disabled, &content, &[]).len(), 1);
     }
 }
