@@ -1,8 +1,10 @@
 # shellcheck shell=bash
-# policy: make install and make remove, each twice
+# policy: make install and make remove, each twice, and beside running guests
 # tier: plain
 # with: policy
 qemu=/usr/libexec/xen-qemu-system-i386
+types=/etc/selinux/default/contexts/customizable_types
+claims=/var/lib/svirt-interpose/claims
 # semodule may read root's home, not where a scenario is unpacked.
 cp -r --preserve=timestamps policy /root
 cd /root || exit
@@ -10,10 +12,20 @@ cd /root || exit
 label_is() { [[ $(disk_label "$1") == *":$2:s0" ]] || { disk_label "$1"; return 1; }; }
 modules_are() { [ "$(semodule -l | grep -c '^svirt_interpose')" = "$1" ]; }
 refused() { ! "$@" 2>/dev/null; }
+as_packaged() { diff "$types" packaged; }
+has_types() { grep -qx svirt_xen_image_t "$types" && grep -qx virt_content_t "$types"; }
 
 echo "removed"
-check "make remove" make -s -C policy remove
+cp $types packaged
+make -s -C policy customizable
+mkdir -p $claims
+touch $claims/c1,c2
+check "make remove, where a disk carries a guest's label" refused make -s -C policy remove
+check "leaves everything" modules_are 2
+check "make remove FORCE=1" make -s -C policy remove FORCE=1
+rm $claims/c1,c2
 check "no module is left" modules_are 0
+check "restorecon is told of no type of ours" as_packaged
 check "QEMU is a program like any other" label_is $qemu bin_t
 check "root's shell executes it" $qemu -version
 check "make remove, again" make -s -C policy remove
@@ -23,5 +35,19 @@ check "make install" make -s -C policy install
 check "both modules are there" modules_are 2
 check "QEMU is svirt_xen_exec_t" label_is $qemu svirt_xen_exec_t
 check "root's shell cannot execute it" refused $qemu -version
-check "make install, again" make -s -C policy install
+check "restorecon is told of the types of guests' disks" has_types
+
+echo "installed again, under a running guest"
+label=system_u:object_r:svirt_xen_image_t:s0:c1,c2
+disk=/var/lib/xen/images/a.raw
+node=/dev/xen/blktap-2/tapdev0
+touch $disk
+mkdir -p ${node%/*}
+mknod $node b 1 0
+chcon $label $disk $node
+before=$(<$types)
+check "make install" make -s -C policy install
+check "its disk, a file, keeps its label" test "$(disk_label $disk)" = $label
+check "its disk, a device, keeps its label" test "$(disk_label $node)" = $label
+check "restorecon is told nothing twice" test "$(<$types)" = "$before"
 finish
