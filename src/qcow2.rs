@@ -326,19 +326,44 @@ mod tests {
         assert_eq!(broken(0, b"QFI\xfa"), Refused::Magic);
         assert_eq!(broken(4, &[0, 0, 0, 1]), Refused::Magic);
         assert_eq!(broken(4, &[0, 0, 0, 4]), Refused::Magic);
-        for (at, bytes) in [
-            (8, &[0, 0, 0, 0, 0, 1, 0, 1][..]), // the name's offset
-            (8, &[0xff; 8]),
-            (16, &[0, 0, 4, 0]), // the name's length
-            (20, &[0, 0, 0, 8]), // the cluster's size
-            (20, &[0, 0, 0, 22]),
-            (100, &[0, 0, 0, 103]), // the header's length
-            (100, &[0, 1, 0, 1]),
-            (116, &[0, 0, 1, 0]), // an extension's length
-            (116, &[0xff; 4]),
+        for (at, bytes, what) in [
+            (8, &[0, 0, 0, 0, 0, 1, 0, 1][..], "the name of its backing file"),
+            (8, &[0xff; 8], "the name of its backing file"),
+            (20, &[0, 0, 0, 8], "its cluster size"),
+            (20, &[0, 0, 0, 22], "its cluster size"),
+            (100, &[0, 0, 0, 103], "the length of its header"),
+            (100, &[0, 1, 0, 1], "the length of its header"),
+            (116, &[0, 0, 0, 17], "a header extension"),
+            (116, &[0xff; 4], "a header extension"),
         ] {
-            assert!(matches!(broken(at, bytes), Refused::Malformed(_)), "{bytes:x?} at {at}");
+            let refused = broken(at, bytes).to_string();
+            assert_eq!(refused, format!("{what} is out of bounds"), "{bytes:x?} at {at}");
         }
+    }
+
+    #[test]
+    fn a_name_is_as_long_as_qemu_lets_it_be() {
+        const LONG: Refused = Refused::Malformed("the name of its backing file is out of bounds");
+        let name = "n".repeat(1024);
+        assert_eq!(read(&standing_on(&name, "raw")), Err(LONG));
+        assert_eq!(read(&standing_on(&name[1..], "raw")), Ok(Some(layer(&format!("/images/{}", &name[1..]), false))));
+        // it ends with the cluster, whatever comes after that
+        let in_cluster = |length: usize| {
+            let mut header = standing_on(&name[..length], "raw");
+            let room = 512 - (header.len() - length);
+            header[23] = 9;
+            header.resize(1024, b'n');
+            (read(&header), room)
+        };
+        let (_, room) = in_cluster(1);
+        assert!(in_cluster(room).0.is_ok());
+        assert_eq!(in_cluster(room + 1).0, Err(LONG));
+    }
+
+    #[test]
+    fn nothing_counts_after_the_last_extension() {
+        let header = image(3, &[(END, b""), (BACKING_FORMAT, b"qcow2")], b"b");
+        assert_eq!(read(&header), Err(Refused::Format("b".into())));
     }
 
     proptest! {
