@@ -127,6 +127,17 @@ fn follows_a_disk_that_was_renamed_and_forgets_one_that_was_deleted() {
 }
 
 #[test]
+fn finds_a_disk_whose_symlink_is_gone() {
+    let host = Host::new();
+    let (disk, link) = (host.image("a.raw"), host.path("link"));
+    symlink(&disk, &link).unwrap();
+    after_a_guest(&host, &link);
+    fs::remove_file(&link).unwrap();
+    let (status, said) = reconcile(&host);
+    assert_eq!((status, label(&disk).as_str()), (0, UNUSED), "{said}");
+}
+
+#[test]
 fn touches_nothing_that_is_not_as_it_left_it() {
     let host = Host::new();
     let disk = host.image("a.raw");

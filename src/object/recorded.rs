@@ -18,9 +18,9 @@ pub struct Recorded {
     pub identity: Identity,
     /// The boot that the device numbers in its identity are of.
     pub boot: String,
-    /// The path it was reached by.
+    /// A file's own path, behind every symlink; that of a device is one, as a logical volume's.
     pub path: PathBuf,
-    /// Where the filesystem that it was found on was mounted.
+    /// Where the filesystem of a file was mounted.
     pub mount: PathBuf,
 }
 
@@ -28,11 +28,18 @@ impl Recorded {
     /// An object as it is now.
     ///
     /// # Errors
-    /// When the boot or the mount point cannot be told.
+    /// When the boot, or where a file is, cannot be told.
     pub fn of(object: &Object) -> Result<Self> {
-        let (boot, path) = (boot::id()?.into(), object.path.clone());
-        let mount = mount_point(&path).with_context(|| format!("cannot tell where {} is mounted", path.display()))?;
-        Ok(Self { identity: object.identity, boot, path, mount })
+        let place = |path: &Path| {
+            if object.is_device() {
+                return Ok((path.into(), PathBuf::new()));
+            }
+            let path = fs::canonicalize(path)?;
+            mount_point(&path).map(|mount| (path, mount))
+        };
+        let (path, mount) =
+            place(&object.path).with_context(|| format!("cannot tell the place of {}", object.path.display()))?;
+        Ok(Self { identity: object.identity, boot: boot::id()?.into(), path, mount })
     }
 
     /// Whether that is this object. In another boot its device numbers may be another's: what its path leads to, with
@@ -111,10 +118,9 @@ impl Recorded {
 
 /// Where the filesystem is mounted that a file is on.
 fn mount_point(path: &Path) -> std::io::Result<PathBuf> {
-    let path = fs::canonicalize(path)?;
-    let device = fs::metadata(&path)?.dev();
+    let device = fs::metadata(path)?.dev();
     let inside = path.ancestors().take_while(|above| fs::metadata(above).is_ok_and(|above| above.dev() == device));
-    Ok(inside.last().unwrap_or(&path).into())
+    Ok(inside.last().unwrap_or(path).into())
 }
 
 fn same_inode(one: Identity, other: Identity) -> bool {
