@@ -131,7 +131,9 @@ impl Confinement {
         let from: BTreeMap<Name, &Path> = from.filter(|(name, _)| *name != self.claim.name()).collect();
         for (name, path) in from {
             let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
-            if let Some(live) = claim.journal()?.live(|live| live.vm != self.holder.vm)? {
+            // what this VM itself reads it may write; what it writes with another pair it would lose there
+            let keeps = |live: &Holder| live.vm != self.holder.vm || matches!(name, Name::Pair(_));
+            if let Some(live) = claim.journal()?.live(keeps)? {
                 return Err(Refused::InUse(path.into(), live.to_string()).into());
             }
             self.taken.push(claim);

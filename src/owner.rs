@@ -56,9 +56,10 @@ impl<'a> Owners<'a> {
         match name {
             Name::Content(_) if !writable => return Ok((Owner::Readers(name), recorded)),
             Name::Pair(pair) if journal.holders.iter().any(|holder| holder.vm == self.vm) => {
+                let held = self.is_held(&journal)?;
                 // a file that another domain of this VM has to write stays one to write
-                let stays = writable || self.is_held(&journal)?;
-                return Ok((if stays { Owner::SameVm(pair) } else { Owner::Gone(name) }, recorded));
+                let owner = if writable || held { Owner::SameVm { pair, held } } else { Owner::Gone(name) };
+                return Ok((owner, recorded));
             }
             // its categories are the claim's, but it is none of the claim's objects
             Name::Pair(_) if indexed.is_none() && recorded.is_none() => return nobodys(),

@@ -37,7 +37,12 @@ pub enum Owner {
     /// No claim's.
     Nobody,
     /// A claim's of this same VM, to write: its earlier run's, or that of the domain it migrates from.
-    SameVm(Pair),
+    SameVm {
+        /// What is claimed.
+        pair: Pair,
+        /// Whether a domain or a device model of the VM still has it.
+        held: bool,
+    },
     /// A claim's that keeps nobody else from it: all others' domains and device models are gone.
     Gone(Name),
     /// The claim's of all who read it, and this guest only reads it too.
@@ -114,7 +119,7 @@ pub fn relabel(
     let (writable, from, readers) = match owner {
         Owner::Live(holder) => return Err(Refused::InUse(path.clone(), holder.to_string())),
         Owner::Nobody => (*writable, None, None),
-        Owner::SameVm(pair) => (true, Some(Name::Pair(*pair)), None),
+        Owner::SameVm { pair, .. } => (true, Some(Name::Pair(*pair)), None),
         Owner::Gone(name) => (*writable, Some(*name), None),
         Owner::Readers(name) => (false, None, Some(*name)),
     };
@@ -151,13 +156,15 @@ pub fn is_disk(label: &Context, Contexts { image, content, .. }: &Contexts) -> b
     DISK_TYPES.contains(&label.type_()) || [image.type_(), content.type_()].contains(&label.type_())
 }
 
-/// The pair of an earlier claim of this same VM, which the guest then joins instead of getting a new one.
+/// The pair of an earlier claim of this same VM, which the guest then joins instead of getting a new one: of several,
+/// one that is still held.
 #[must_use]
 pub fn earlier_pair<'a>(found: impl IntoIterator<Item = &'a Found>) -> Option<Pair> {
-    found.into_iter().find_map(|found| match found.owner {
-        Owner::SameVm(pair) => Some(pair),
+    let earlier = found.into_iter().filter_map(|found| match found.owner {
+        Owner::SameVm { pair, held } => Some((held, pair)),
         _ => None,
-    })
+    });
+    earlier.max_by_key(|(held, _)| *held).map(|(_, pair)| pair)
 }
 
 #[cfg(test)]
@@ -264,13 +271,14 @@ mod tests {
 
     #[test]
     fn what_the_same_vm_has_to_write_stays_so() {
-        let same = Owner::SameVm("c1,c2".parse().unwrap());
+        let same = Owner::SameVm { pair: "c1,c2".parse().unwrap(), held: true };
         assert!(decide(&read("u:object_r:svirt_xen_image_t:s0:c1,c2", same), &[]).unwrap().unwrap().writable);
     }
 
     #[test]
     fn refuses_a_guests_label_that_nobody_recorded() {
-        for owner in [Owner::Nobody, Owner::Gone("c3,c4".parse().unwrap()), Owner::SameVm("c3,c4".parse().unwrap())] {
+        let pair: Pair = "c3,c4".parse().unwrap();
+        for owner in [Owner::Nobody, Owner::Gone(pair.into()), Owner::SameVm { pair, held: false }] {
             let stray = unrecorded(found("u:object_r:svirt_xen_image_t:s0:c1,c2", owner));
             assert!(matches!(decide(&stray, &[]), Err(Refused::Stray(..))));
         }
@@ -284,10 +292,13 @@ mod tests {
 
     #[test]
     fn joins_the_claim_of_the_same_vm() {
-        let pair: Pair = "c1,c2".parse().unwrap();
-        let disks =
-            [found("u:r:xen_image_t:s0", Owner::Nobody), found("u:r:svirt_xen_image_t:s0:c1,c2", Owner::SameVm(pair))];
-        assert_eq!(earlier_pair(&disks), Some(pair));
-        assert_eq!(earlier_pair(&disks[..1]), None);
+        let [pair, other]: [Pair; 2] = ["c1,c2", "c1,c3"].map(|pair| pair.parse().unwrap());
+        let same = |pair, held| found("u:r:svirt_xen_image_t:s0:c1,c2", Owner::SameVm { pair, held });
+        let nobodys = || found("u:r:xen_image_t:s0", Owner::Nobody);
+        assert_eq!(earlier_pair(&[nobodys()]), None);
+        assert_eq!(earlier_pair(&[nobodys(), same(pair, false)]), Some(pair));
+        for disks in [[same(pair, true), same(other, false)], [same(other, false), same(pair, true)]] {
+            assert_eq!(earlier_pair(&disks), Some(pair));
+        }
     }
 }

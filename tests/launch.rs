@@ -696,6 +696,44 @@ fn of_two_launches_for_the_same_disks_in_another_order_one_starts() {
 }
 
 #[test]
+fn of_two_earlier_claims_of_one_vm_the_one_in_use_is_joined() {
+    let host = Host::new();
+    let mut disks = ["a.raw", "b.raw"].map(|name| host.image(name));
+    for round in 0..2u16 {
+        let [first, second, third] = [1, 2, 3].map(|number| 10 * round + number);
+        let vm = format!("vm{round}");
+        host.domain(first, &vm, &[qdisk(768, &disks[0])]);
+        drop(host.launch(first).unwrap());
+        host.destroy(first);
+        host.domain(second, &vm, &[qdisk(768, &disks[1])]);
+        let running = host.launch(second).unwrap();
+        let pair = host.key(second).unwrap();
+        host.domain(third, &vm, &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+        let migrated = host.launch(third).unwrap();
+        assert_eq!(host.key(third).unwrap(), pair);
+        assert_eq!(disks.each_ref().map(|disk| level(&label(disk))), [(); 2].map(|()| format!("s0:{pair}")));
+        host.destroy(second);
+        host.destroy(third);
+        drop((running, migrated));
+        disks.reverse();
+    }
+}
+
+#[test]
+fn refuses_a_disk_that_another_domain_of_the_vm_has_with_another_pair() {
+    let host = Host::new();
+    let disks = ["a.raw", "b.raw"].map(|name| host.image(name));
+    let running = [0, 1].map(|index: u16| {
+        host.domain(index + 1, "vm", &[qdisk(768, &disks[usize::from(index)])]);
+        host.launch(index + 1).unwrap()
+    });
+    host.domain(3, "vm", &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
+    let refusal = host.refuse(&["-xen-domid", "3"]);
+    assert!(refusal.status == 125 && refusal.said.contains("is in use by domain "), "{}", refusal.said);
+    drop(running);
+}
+
+#[test]
 fn two_domains_of_one_vm_share_its_claim_and_are_told() {
     let host = Host::new();
     let disk = host.image("a.raw");
