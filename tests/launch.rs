@@ -696,6 +696,24 @@ fn of_two_launches_for_the_same_disks_in_another_order_one_starts() {
 }
 
 #[test]
+fn waits_for_a_launch_of_the_same_vm_that_is_slow() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    for domid in [1, 2] {
+        host.domain(domid, "vm", &[qdisk(768, &disk)]);
+    }
+    host.set("pause", "");
+    let first = host.start(&["-xen-domid", "1"]);
+    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+    let second = host.start(&["-xen-domid", "2"]);
+    // as long as XenStore may take to answer it
+    std::thread::sleep(Duration::from_secs(10));
+    fs::remove_file(host.path("pause")).unwrap();
+    let _running = [first, second].map(|launch| launch.outcome().unwrap());
+    assert_eq!(host.key(1), host.key(2));
+}
+
+#[test]
 fn of_two_earlier_claims_of_one_vm_the_one_in_use_is_joined() {
     let host = Host::new();
     let mut disks = ["a.raw", "b.raw"].map(|name| host.image(name));

@@ -11,10 +11,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::stat::{major, minor};
 
 use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, label, level, qdisk, set_label};
+use common::xenstored::within;
 
 /// A small filesystem of its own, unmounted when this goes.
 struct Mount(PathBuf);
@@ -336,6 +338,37 @@ fn removes_what_leads_to_no_claim() {
     assert!(host.refuse(&["-xen-domid", "2"]).said.contains("is gone: run svirtctl reconcile"));
     assert_eq!(reconcile(&host).0, 0);
     let _qemu = host.launch(2).unwrap();
+}
+
+#[test]
+fn leaves_what_a_launch_is_at() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    after_a_guest(&host, &disk);
+    host.domain(2, "vm2", &[qdisk(768, &disk)]);
+    host.set("pause", "");
+    let launch = host.start(&["-xen-domid", "2"]);
+    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+    assert_eq!(reconcile(&host), (0, String::new()));
+    fs::remove_file(host.path("pause")).unwrap();
+    let _qemu = launch.outcome().unwrap();
+    assert_eq!(level(&label(&disk)), format!("s0:{}", host.key(2).unwrap()));
+}
+
+#[test]
+fn connects_to_xenstore_once_at_most() {
+    let host = Host::new();
+    let connections = || {
+        let calls = traced(&host, None, env!("CARGO_BIN_EXE_svirtctl"), &["reconcile"]);
+        calls.iter().filter(|call| *call == "connect").count()
+    };
+    assert_eq!(connections(), 0, "before the first guest it may not even run");
+    for domid in 1..=3 {
+        host.domain(domid, &format!("vm{domid}"), &[]);
+        drop(host.launch(domid).unwrap());
+    }
+    assert_eq!(connections(), 1);
+    assert_eq!(host.claims().len(), 3);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The state directory: claims by name, and the index of the objects they own.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -14,9 +14,18 @@ use super::journal::{HEADER, holder_line};
 use super::{Claim, Draft, Holder, Journal, Name};
 use crate::boot;
 use crate::object::Identity;
+use crate::xenstore;
 
-/// How long a claim that another launch or `svirtctl` has locked is waited for; they hold it for milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a claim that somebody else has locked is waited for. A launch holds its own, and those that it takes disks
+/// over from, until it executes QEMU: for as long as XenStore makes it wait. All others hold one for milliseconds.
+const PATIENCE: Duration = Duration::from_secs(xenstore::PATIENCE.as_secs() + 5);
+
+/// What came of trying to lock a claim.
+enum Attempt {
+    Locked(Claim),
+    NoClaim,
+    Busy,
+}
 
 /// The state directory.
 #[derive(Debug)]
@@ -99,30 +108,46 @@ impl Registry {
         }
     }
 
-    /// Locks a claim to change it; `None` when there is none of that name.
+    /// Locks a claim to change it; `None` when there is none of that name. Waits for whoever has it locked.
     ///
     /// # Errors
     /// When somebody keeps it locked, or it cannot be opened.
     pub fn lock(&self, name: Name) -> Result<Option<Claim>> {
-        let path = self.claim(name);
-        let what = || format!("cannot lock {}", path.display());
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let nofollow = OFlag::O_NOFOLLOW.bits();
-            let file = match OpenOptions::new().read(true).append(true).custom_flags(nofollow).open(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                result => result.with_context(what)?,
-            };
-            match file.try_lock() {
-                // it may have been removed, and even made again, before the lock was ours
-                Ok(()) if is_same(&file, &path) => return Ok(Some(Claim { name, file, path })),
-                Ok(()) | Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
-                Ok(()) => bail!("{}: it keeps changing", what()),
-                Err(TryLockError::WouldBlock) => {
-                    bail!("{}: another launch or svirtctl has held it for {PATIENCE:?}", what())
+            match self.attempt(name).with_context(|| format!("cannot lock {}", self.claim(name).display()))? {
+                Attempt::Locked(claim) => return Ok(Some(claim)),
+                Attempt::NoClaim => return Ok(None),
+                Attempt::Busy if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+                Attempt::Busy => {
+                    let path = self.claim(name);
+                    bail!("cannot lock {}: another launch or svirtctl has held it for {PATIENCE:?}", path.display())
                 }
-                Err(TryLockError::Error(error)) => return Err(error).with_context(what),
             }
+        }
+    }
+
+    /// The same without waiting: `None` also when somebody else has it locked.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn try_lock(&self, name: Name) -> Result<Option<Claim>> {
+        let attempt = self.attempt(name).with_context(|| format!("cannot lock {}", self.claim(name).display()))?;
+        Ok(if let Attempt::Locked(claim) = attempt { Some(claim) } else { None })
+    }
+
+    fn attempt(&self, name: Name) -> io::Result<Attempt> {
+        let path = self.claim(name);
+        let nofollow = OFlag::O_NOFOLLOW.bits();
+        let file = match OpenOptions::new().read(true).append(true).custom_flags(nofollow).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Attempt::NoClaim),
+            result => result?,
+        };
+        match file.try_lock() {
+            // it may have been removed, and even made again, before the lock was ours
+            Ok(()) if is_same(&file, &path) => Ok(Attempt::Locked(Claim { name, file, path })),
+            Ok(()) | Err(TryLockError::WouldBlock) => Ok(Attempt::Busy),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 

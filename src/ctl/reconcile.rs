@@ -2,13 +2,19 @@
 //!
 //! Safe beside launches and beside itself: every claim is changed under its lock.
 
-use anyhow::{Context as _, Result};
+use std::cell::LazyCell;
+use std::io;
+
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::claim::{Journal, Name, Registry};
 use crate::config::Config;
 use crate::guest;
 use crate::log::clean;
 use crate::xenstore::Connection;
+
+/// XenStore, connected to once it is needed.
+type Store = LazyCell<io::Result<Connection>>;
 
 /// What became of one claim.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +34,7 @@ enum Outcome {
 pub(super) fn run() -> Result<bool> {
     let config = Config::load()?;
     let registry = Registry::open(&config.state_dir)?;
+    let store = LazyCell::new(Connection::open as fn() -> _);
     let mut all = true;
     // an object that went from one dead claim to another keeps the first until the second has put it back
     let mut left = registry.names()?;
@@ -35,7 +42,7 @@ pub(super) fn run() -> Result<bool> {
         let before = left.len();
         let mut stays = Vec::new();
         for name in left {
-            match reconcile(&registry, name).with_context(|| format!("cannot reconcile the claim of {name}"))? {
+            match reconcile(&registry, &store, name).with_context(|| format!("cannot reconcile the claim of {name}"))? {
                 Outcome::Held => {}
                 Outcome::Freed(labels) => println!("{name}: freed, {labels} labels put back"),
                 Outcome::Stays(why) => stays.push((name, why)),
@@ -53,11 +60,12 @@ pub(super) fn run() -> Result<bool> {
     }
 }
 
-fn reconcile(registry: &Registry, name: Name) -> Result<Outcome> {
-    let mut claim = match registry.lock(name) {
+fn reconcile(registry: &Registry, store: &Store, name: Name) -> Result<Outcome> {
+    let mut claim = match registry.try_lock(name) {
         Ok(Some(claim)) => claim,
+        // whoever has it locked is a launch, which holds it, or another reconcile
         Ok(None) => return Ok(Outcome::Held),
-        Err(locked) => return Ok(Outcome::Stays(vec![format!("{locked:#}")])),
+        Err(error) => return Ok(Outcome::Stays(vec![format!("{error:#}")])),
     };
     let journal = match claim.journal() {
         Ok(journal) => journal,
@@ -66,7 +74,7 @@ fn reconcile(registry: &Registry, name: Name) -> Result<Outcome> {
             return Ok(Outcome::Stays(vec![format!("{corrupt:#}"), way_out.into()]));
         }
     };
-    if is_held(&journal)? {
+    if is_held(&journal, store)? {
         return Ok(Outcome::Held);
     }
     Ok(match claim.put_back(registry, &journal) {
@@ -77,11 +85,14 @@ fn reconcile(registry: &Registry, name: Name) -> Result<Outcome> {
 
 /// A domain may outlive its device model, and the other way round. Nothing outlives the host's reboot, so that
 /// before the guests start no XenStore is needed.
-fn is_held(journal: &Journal) -> Result<bool> {
+fn is_held(journal: &Journal, store: &Store) -> Result<bool> {
+    if journal.live(|_| true)?.is_some() {
+        return Ok(true);
+    }
     for holder in &journal.holders {
         if holder.process.is_of_this_boot()? {
-            return Ok(journal.live(|_| true)?.is_some()
-                || guest::still_there(&Connection::open()?, &journal.holders)?.is_some());
+            let store = store.as_ref().map_err(|error| anyhow!("{error}"))?;
+            return Ok(guest::still_there(store, &journal.holders)?.is_some());
         }
     }
     Ok(false)
