@@ -13,11 +13,13 @@ use std::os::unix::fs::symlink;
 use common::host::{CONTENT, Host, UNUSED, compiled, label, level, qcow2_disk, qdisk, set_label, write_qcow2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-/// A host whose images may all be backing files.
+/// A host whose images may all be backing files, by a name of their directory that is a symlink.
 fn host_with_backing_files() -> Host {
     let host = Host::new();
-    let images = host.path("images");
-    host.configure(&format!("qemu = '{}'\nbacking_dirs = ['{}']", compiled("qemu").display(), images.display()));
+    let link = host.path("srv");
+    symlink(host.path("images"), &link).unwrap();
+    let directories = format!("backing_dirs = ['/nonexistent', '{}']", link.display());
+    host.configure(&format!("qemu = '{}'\n{directories}", compiled("qemu").display()));
     host
 }
 
