@@ -1,7 +1,7 @@
 //! Claims: which pair is whose, which object belongs to which pair, who reads a file that several guests may read,
 //! and what the label of each was before.
 //!
-//! `<state>/claims/<name>` is a journal of text lines, one record each, only ever appended to. It appears by
+//! `<state>/claims/<name>` is a journal of text lines, one record each, appended to or replaced whole. It appears by
 //! link(2), whole and locked, so that one launch alone can have a pair. It outlives the domain and the host's reboot,
 //! as a label on a file does.
 //!
@@ -21,7 +21,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write as _};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
@@ -69,17 +69,21 @@ impl Draft {
         registry: &Registry,
         names: impl Iterator<Item = N>,
     ) -> Result<Option<(N, Claim)>> {
-        let own = format!("/proc/self/fd/{}", self.0.as_raw_fd());
         for candidate in names {
             let name = candidate.into();
             let path = registry.claim(name);
-            match linkat(AT_FDCWD, own.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW) {
+            match self.link(&path) {
                 Ok(()) => return Ok(Some((candidate, Claim { name, file: self.0, path }))),
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno).with_context(|| format!("cannot make {}", path.display())),
             }
         }
         Ok(None)
+    }
+
+    fn link(&self, path: &Path) -> nix::Result<()> {
+        let own = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        linkat(AT_FDCWD, own.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)
     }
 }
 
@@ -106,6 +110,24 @@ impl Claim {
         let text = self.text();
         let what = || format!("cannot use {}", self.path.display());
         Journal::parse(&text.with_context(what)?).with_context(what)
+    }
+
+    /// Writes it anew, to say just this. Whoever waits for its lock finds that file, locked too; a crash leaves one or
+    /// the other.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace(&mut self, registry: &Registry, journal: &Journal) -> Result<()> {
+        let new = registry.draft(journal)?;
+        let unfinished = registry.unfinished(self.name);
+        let replace = || -> Result<()> {
+            new.0.sync_data()?;
+            new.link(&unfinished)?;
+            Ok(fs::rename(&unfinished, &self.path)?)
+        };
+        replace().with_context(|| format!("cannot replace {}", self.path.display()))?;
+        self.file = new.0;
+        Ok(())
     }
 
     /// Adds a holder.

@@ -1,11 +1,12 @@
 //! What a launch has done so far, kept so that it can be undone.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::claim::{Claim, Holder, Labelled, Name, Outdated, Registry};
+use crate::claim::{Claim, Holder, Journal, Labelled, Name, Outdated, Registry};
 use crate::config::Contexts;
 use crate::context::Context;
 use crate::guest;
@@ -49,7 +50,7 @@ impl Confinement {
         holder: Holder,
         candidates: impl Iterator<Item = Pair>,
     ) -> Result<Self> {
-        let claimed = registry.draft(&holder)?.claim(&registry, candidates)?;
+        let claimed = registry.draft(&Journal::of(&holder))?.claim(&registry, candidates)?;
         let (pair, claim) =
             claimed.context("cannot find a free pair of categories: all that our own range has are in use")?;
         Ok(Self::new(store, registry, holder, pair, claim, false))
@@ -70,7 +71,7 @@ impl Confinement {
                 holder.domid
             ));
         }
-        claim.join(&holder)?;
+        join(&mut claim, &registry, &store, &holder)?;
         Ok(Self::new(store, registry, holder, pair, claim, true))
     }
 
@@ -163,10 +164,11 @@ impl Confinement {
         let mut claim = if let Some(name) = relabel.readers {
             let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
             ensure!(claim.journal()?.label(object)?.is_some(), Outdated::Claim(name)); // it is another file's by now
-            claim.join(&self.holder)?;
+            join(&mut claim, &self.registry, &self.store, &self.holder)?;
             claim
         } else {
-            let claimed = self.registry.draft(&self.holder)?.claim(&self.registry, Name::contents())?;
+            let draft = self.registry.draft(&Journal::of(&self.holder))?;
+            let claimed = draft.claim(&self.registry, Name::contents())?;
             claimed.context("cannot find a free number for the claim of a read-only file")?.1
         };
         let name = claim.name();
@@ -238,6 +240,24 @@ impl Confinement {
         guest::unpublish(&self.store, domid, pair, before)
             .or_else(|_| guest::unpublish(&Connection::open()?, domid, pair, before))
     }
+}
+
+/// Adds a holder to a claim. One that has become long is written anew, without holders that are gone; the last stays, as
+/// it says which VM's it is while this launch may still fail.
+fn join(claim: &mut Claim, registry: &Registry, store: &Connection, holder: &Holder) -> Result<()> {
+    let mut journal = claim.journal()?;
+    if !journal.is_long() {
+        return claim.join(holder);
+    }
+    let mut known = mem::take(&mut journal.holders);
+    let last = known.pop();
+    for holder in known {
+        if holder.process.is_alive()? || guest::still_there(store, [&holder])?.is_some() {
+            journal.holders.push(holder);
+        }
+    }
+    journal.holders.extend(last.into_iter().chain([holder.clone()]));
+    claim.replace(registry, &journal)
 }
 
 fn record(object: &Object, relabel: &Relabel, after: &Context) -> Result<Labelled> {

@@ -7,7 +7,7 @@ mod common {
     pub(crate) mod xenstored;
 }
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
@@ -749,6 +749,38 @@ fn refuses_a_disk_that_another_domain_of_the_vm_has_with_another_pair() {
     let refusal = host.refuse(&["-xen-domid", "3"]);
     assert!(refusal.status == 125 && refusal.said.contains("is in use by domain "), "{}", refusal.said);
     drop(running);
+}
+
+#[test]
+fn a_claim_forgets_its_holders_of_long_ago() {
+    let host = Host::new();
+    let [disk, iso] = ["a.raw", "install.iso"].map(|name| host.image(name));
+    let disks = [qdisk(768, &disk), cdrom(5632, &iso)];
+    host.domain(1, "vm", &disks);
+    let first = host.launch(1).unwrap();
+    let pair = host.key(1).unwrap();
+    let claims = host.claims();
+    let lines = |name: &str, kind: &str| -> Vec<String> {
+        let claim = fs::read_to_string(host.path("state/claims").join(name)).unwrap();
+        claim.lines().filter(|line| line.starts_with(kind)).map(String::from).collect()
+    };
+    let records = |name: &str| BTreeSet::from_iter(lines(name, "label "));
+    let before: Vec<_> = claims.iter().map(|name| records(name)).collect();
+    for name in &claims {
+        host.held_before(name);
+    }
+    host.domain(2, "vm", &disks);
+    let second = host.launch(2).unwrap();
+    for (name, before) in claims.iter().zip(before) {
+        let holders = lines(name, "holder ");
+        assert_eq!(holders.len(), 3, "the first, the last that is gone, the second: {holders:?}");
+        for (holder, qemu) in [(&holders[0], &first), (&holders[2], &second)] {
+            assert!(holder.contains(&format!(" pid={} ", qemu.pid())), "{holders:?}");
+        }
+        assert_eq!(records(name), before);
+    }
+    assert_eq!(host.key(2).unwrap(), pair);
+    assert_eq!(host.claims(), claims);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a claim says: text lines, one record each, only ever appended to.
+//! What a claim says: text lines, one record each.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -102,9 +102,18 @@ pub struct Journal {
     pub holders: Vec<Holder>,
     /// Every object it labelled, once, as last recorded.
     pub labels: Vec<Labelled>,
+    /// How many lines it has, and how many it had when it was last written anew.
+    lines: usize,
+    kept: usize,
 }
 
 impl Journal {
+    /// What a claim says that nobody else has joined.
+    #[must_use]
+    pub fn of(holder: &Holder) -> Self {
+        Self { holders: vec![holder.clone()], ..Self::default() }
+    }
+
     /// Reads a claim. A last line without its end was torn off by a crash before anything followed from it
     /// and counts as not written. Records of a kind that is not known are a later version's additions and
     /// are passed over.
@@ -117,7 +126,7 @@ impl Journal {
         let mut lines = text.lines();
         let header = lines.next().unwrap_or_default();
         ensure!(header == HEADER, "it begins with {header:?}, not {HEADER:?}");
-        let mut journal = Self::default();
+        let mut journal = Self { lines: text.lines().count(), ..Self::default() };
         for (number, line) in lines.enumerate() {
             journal.add(line).with_context(|| format!("line {} makes no sense", number + 2))?;
         }
@@ -151,9 +160,23 @@ impl Journal {
                 self.labels.retain(|known| !object.supersedes(&known.object));
                 self.labels.push(Labelled { object, before, after });
             }
+            "kept" => self.kept = field("lines")?.parse().ok()?,
             _ => {}
         }
         Some(())
+    }
+
+    /// Whether most of its lines may say nothing any more: it was joined again and again.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.lines > 2 * self.kept + 64
+    }
+
+    /// The claim that says just this.
+    pub(super) fn text(&self) -> String {
+        let records = self.holders.iter().map(holder_line).chain(self.labels.iter().map(label_line));
+        let lines = self.holders.len() + self.labels.len();
+        format!("{HEADER}\nkept lines={lines}\n{}", records.collect::<String>())
     }
 
     /// The holder that still runs, if any of those that count does.
@@ -238,6 +261,19 @@ mod tests {
     fn passes_over_what_a_later_version_added() {
         let text = text(&["shared object=block-7:7\n".into(), holder_line(&holder(7, 12))]);
         assert_eq!(Journal::parse(text.as_bytes()).unwrap().holders, [holder(7, 12)]);
+    }
+
+    #[test]
+    fn what_is_written_anew_says_the_same_and_is_short() {
+        let lines = [holder_line(&holder(7, 12)), label_line(&label(b"/images/a b"))];
+        let journal = Journal::parse(
+            text(&lines.concat().repeat(40).lines().map(|line| format!("{line}\n")).collect::<Vec<_>>()).as_bytes(),
+        )
+        .unwrap();
+        assert!(journal.is_long());
+        let anew = Journal::parse(journal.text().as_bytes()).unwrap();
+        assert!(!anew.is_long());
+        assert_eq!((&anew.holders, &anew.labels), (&journal.holders, &journal.labels));
     }
 
     #[test]

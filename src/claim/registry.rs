@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::fcntl::OFlag;
 
-use super::journal::{HEADER, holder_line};
-use super::{Claim, Draft, Holder, Journal, Name};
+use super::{Claim, Draft, Journal, Name};
 use crate::boot;
 use crate::object::Identity;
 use crate::xenstore;
@@ -61,17 +60,17 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Begins a claim for this holder, without a name yet.
+    /// Begins a claim that says this, without a name yet.
     ///
     /// # Errors
     /// When it cannot be written: a full or read-only filesystem, for one.
-    pub fn draft(&self, holder: &Holder) -> Result<Draft> {
+    pub fn draft(&self, journal: &Journal) -> Result<Draft> {
         let begin = || -> Result<Draft> {
             let flags = OFlag::O_TMPFILE.bits();
             let mut file =
                 OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(flags).open(&self.claims)?;
             file.lock()?;
-            file.write_all(format!("{HEADER}\n{}", holder_line(holder)).as_bytes())?;
+            file.write_all(journal.text().as_bytes())?;
             Ok(Draft(file))
         };
         begin().with_context(|| format!("cannot write a claim in {}", self.claims.display()))
@@ -145,7 +144,10 @@ impl Registry {
         };
         match file.try_lock() {
             // it may have been removed, and even made again, before the lock was ours
-            Ok(()) if is_same(&file, &path) => Ok(Attempt::Locked(Claim { name, file, path })),
+            Ok(()) if is_same(&file, &path) => {
+                _ = fs::remove_file(self.unfinished(name));
+                Ok(Attempt::Locked(Claim { name, file, path }))
+            }
             Ok(()) | Err(TryLockError::WouldBlock) => Ok(Attempt::Busy),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -162,7 +164,7 @@ impl Registry {
         match self.owner(identity)? {
             Some(owner) if owner == to => Ok(true),
             Some(owner) if Some(owner) == from => {
-                let new = self.unfinished(identity, to);
+                let new = self.unfinished_link(identity, to);
                 _ = fs::remove_file(&new);
                 let replaced = make(&new).and_then(|()| fs::rename(&new, &path));
                 replaced.map(|()| true).with_context(|| format!("cannot replace {}", path.display()))
@@ -180,7 +182,7 @@ impl Registry {
     /// # Errors
     /// When the symlink cannot be removed.
     pub fn disown(&self, identity: Identity, name: Name) -> Result<()> {
-        _ = fs::remove_file(self.unfinished(identity, name));
+        _ = fs::remove_file(self.unfinished_link(identity, name));
         if self.owner(identity)? == Some(name) {
             let path = self.object(identity);
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -226,8 +228,13 @@ impl Registry {
         self.claims.join(name.to_string())
     }
 
+    /// What a crash in the middle of [`Claim::replace`] leaves; the next to lock the claim removes it.
+    pub(super) fn unfinished(&self, name: Name) -> PathBuf {
+        self.claims.join(format!(".{name}"))
+    }
+
     /// What a crash in the middle of [`own`](Self::own) leaves.
-    fn unfinished(&self, identity: Identity, to: Name) -> PathBuf {
+    fn unfinished_link(&self, identity: Identity, to: Name) -> PathBuf {
         self.objects.join(format!(".{}.{identity}.{to}", self.boot))
     }
 

@@ -212,13 +212,25 @@ impl Host {
             for path in entries {
                 let status = fs::symlink_metadata(&path).unwrap();
                 let target = fs::read_link(&path).unwrap_or_default();
-                writeln!(all, "{} {} {} {:?}", path.display(), status.ino(), target.display(), label(&path)).unwrap();
+                // a claim that is written anew is still that claim
+                let inode = if directory == "state/claims" { 0 } else { status.ino() };
+                writeln!(all, "{} {inode} {} {:?}", path.display(), target.display(), label(&path)).unwrap();
             }
         }
         if let Ok(store) = Connection::connect(&self.xenstored.socket(), PATIENCE) {
             tree(&store, "/", &mut all);
         }
         all
+    }
+
+    /// Makes a claim as long as one that was joined daily for months.
+    pub(crate) fn held_before(&self, name: &str) {
+        let claim = self.path("state/claims").join(name);
+        let mut text = fs::read_to_string(&claim).unwrap();
+        while text.lines().count() < 200 {
+            text += "holder domid=9 vm=long-gone pid=1 start=1 boot=00000000-the-boot-before\n";
+        }
+        fs::write(&claim, text).unwrap();
     }
 
     /// Makes a claim one of before a reboot of the host: of another boot, and with device numbers that nothing has now.
