@@ -1052,5 +1052,11 @@ fn audit_tells_what_agrees_from_what_does_not() {
         set_label(path, &given);
         assert_eq!(audit().0, 0);
     }
+    for node in ["selinux-mcs", "image/device-model-pid"] {
+        host.store().rm(&format!("/local/domain/2/{node}")).unwrap();
+    }
+    let (status, text) = audit();
+    assert_eq!(status, 1, "{text}");
+    assert!(text.contains("\ndomain 2 (VM vm2, device model "), "{text}");
     drop(host.xenstored);
 }

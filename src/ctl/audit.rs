@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use xenstore_rs::Xs;
 
 use crate::argv::Domid;
-use crate::claim::Registry;
+use crate::claim::{Holder, Name, Registry};
 use crate::config::Config;
 use crate::context::Context;
 use crate::guest::{self, Guest};
@@ -65,7 +65,10 @@ pub(super) fn run() -> Result<bool> {
             look(&store, registry.as_ref(), own, domid, set)
         })
         .collect();
-    let findings = findings(mode, &content, &found);
+    let mut findings = findings(mode, &content, &found);
+    if let Some(registry) = &registry {
+        findings.extend(unknown_to_xenstore(registry, &found)?);
+    }
     print!("{}", table(&found));
     if !findings.is_empty() {
         println!();
@@ -183,6 +186,24 @@ fn findings(mode: Mode, content: &Context, all: &[Found]) -> Vec<String> {
         }
     }
     findings
+}
+
+/// The device models that run by the claims, but not by XenStore, which every device model may write.
+fn unknown_to_xenstore(registry: &Registry, all: &[Found]) -> Result<Vec<String>> {
+    let is_known = |holder: &Holder| {
+        all.iter().any(|found| {
+            let pid = found.device_model.as_ref().map(|(pid, _)| *pid);
+            found.domid == holder.domid && pid == Some(holder.process.pid)
+        })
+    };
+    // a file that several guests read has a claim as well, but all who hold it have a pair
+    let pairs = registry.names()?.into_iter().filter(|name| matches!(name, Name::Pair(_)));
+    let finding = |name| -> Result<Option<String>> {
+        let journal = registry.read(name)?.unwrap_or_default();
+        let unknown = journal.live(|holder| !is_known(holder))?;
+        Ok(unknown.map(|holder| format!("{holder} holds {name}, and XenStore does not know of that device model")))
+    };
+    Ok(pairs.filter_map(|name| finding(name).unwrap_or_else(|error| Some(format!("{error:#}")))).collect())
 }
 
 fn carries(label: &Context, set: &Set) -> bool {
