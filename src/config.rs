@@ -77,20 +77,35 @@ pub struct Contexts {
     pub content: Context,
 }
 
+impl Contexts {
+    /// Each of them.
+    #[must_use]
+    pub fn all(&self) -> [&Context; 3] {
+        [&self.domain, &self.image, &self.content]
+    }
+}
+
 impl Config {
     /// The contexts that it names, and for each other one the policy's.
     ///
     /// # Errors
-    /// When the policy names none, or does not know one.
+    /// When the policy names none, or the loaded one does not know one.
     pub fn contexts(&self) -> Result<Contexts> {
-        let known = |named: &Option<Context>, default: fn() -> Result<Context>| {
-            let context = named.clone().map_or_else(default, Ok)?;
-            selinux::check(&context).map(|()| context)
-        };
+        let contexts = self.named_contexts()?;
+        contexts.all().into_iter().try_for_each(selinux::check)?;
+        Ok(contexts)
+    }
+
+    /// The same, whether the loaded policy knows them or not.
+    ///
+    /// # Errors
+    /// When the policy names none.
+    pub fn named_contexts(&self) -> Result<Contexts> {
+        let named = |named: &Option<Context>, default: fn() -> Result<Context>| named.clone().map_or_else(default, Ok);
         Ok(Contexts {
-            domain: known(&self.domain_context, selinux::virtual_domain_context)?,
-            image: known(&self.image_context, selinux::virtual_image_context)?,
-            content: known(&self.content_context, selinux::virtual_content_context)?,
+            domain: named(&self.domain_context, selinux::virtual_domain_context)?,
+            image: named(&self.image_context, selinux::virtual_image_context)?,
+            content: named(&self.content_context, selinux::virtual_content_context)?,
         })
     }
 

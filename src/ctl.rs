@@ -13,7 +13,8 @@ use crate::log;
 const USAGE: &str = "\
 usage: svirtctl COMMAND
 
-  audit       show every guest's categories, its device model's label and its disks' labels,
+  audit [--json]
+              show every guest's categories, its device model's label and its disks' labels,
               and whether they agree
   reconcile   put back the labels of guests that are gone, and free their categories
 
@@ -39,22 +40,27 @@ pub fn run() -> ExitCode {
 /// Whether all is as it should be.
 fn command() -> Result<bool> {
     let mut args = lexopt::Parser::from_env();
-    let clean = match args.next()? {
-        Some(Short('h') | Long("help")) => {
-            print!("{USAGE}");
-            return Ok(true);
+    let mut words = Vec::new();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Short('h') | Long("help") if words.is_empty() => {
+                print!("{USAGE}");
+                return Ok(true);
+            }
+            Short('V') | Long("version") if words.is_empty() => {
+                println!("svirtctl {}", env!("CARGO_PKG_VERSION"));
+                return Ok(true);
+            }
+            Long("json") => words.push("--json".into()),
+            Value(word) => words.push(word.to_string_lossy().into_owned()),
+            other => bail!("{}; see svirtctl --help", other.unexpected()),
         }
-        Some(Short('V') | Long("version")) => {
-            println!("svirtctl {}", env!("CARGO_PKG_VERSION"));
-            return Ok(true);
-        }
-        Some(Value(name)) if name == "audit" => audit::run as fn() -> Result<bool>,
-        Some(Value(name)) if name == "reconcile" => reconcile::run,
-        Some(other) => bail!("{}; see svirtctl --help", other.unexpected()),
-        None => bail!("no command given; see svirtctl --help"),
-    };
-    if let Some(other) = args.next()? {
-        bail!("{}; see svirtctl --help", other.unexpected());
     }
-    clean()
+    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["audit"] => audit::run(false),
+        ["audit", "--json"] => audit::run(true),
+        ["reconcile"] => reconcile::run(),
+        [] => bail!("no command given; see svirtctl --help"),
+        _ => bail!("cannot make sense of {:?}; see svirtctl --help", words.join(" ")),
+    }
 }

@@ -17,7 +17,8 @@ use crate::xenstore::{Connection, Permissions};
 const TRIES: usize = 200;
 
 /// The key of a domain's categories.
-fn key(domid: impl std::fmt::Display) -> String {
+#[must_use]
+pub fn key(domid: impl std::fmt::Display) -> String {
     format!("/local/domain/{domid}/selinux-mcs")
 }
 
@@ -49,64 +50,113 @@ impl Guest {
     /// When the domain does not exist, the guest may write its own node (so that it could forge what is
     /// published there), or its disks cannot be told.
     pub fn read(store: &Connection, own: Domid, domid: Domid) -> Result<Self> {
-        let home = format!("/local/domain/{domid}");
-        check_home(store, domid)?;
-        let name = optional(store.read(&format!("{home}/name")))?;
-        let vm = vm(store, domid)?.filter(|vm| !vm.is_empty());
-        let vm = vm.with_context(|| format!("cannot tell which VM domain {domid} is: {home}/vm names none"))?;
-        let vbds = vbds(store, own, domid).with_context(|| format!("cannot tell the disks of domain {domid}"))?;
-        Ok(Self { domid, name: name.unwrap_or_default().into(), vm, vbds })
+        Self::read_all(store, own, &[domid])?.pop().with_context(|| format!("domain {domid} does not exist"))?
+    }
+
+    /// Reads many guests, all in three exchanges with xenstored.
+    ///
+    /// # Errors
+    /// The outer error is the connection's; each inner one as for [`read`](Self::read).
+    pub fn read_all(store: &Connection, own: Domid, domids: &[Domid]) -> Result<Vec<Result<Self>>> {
+        let homes: Vec<String> = domids.iter().map(|domid| format!("/local/domain/{domid}")).collect();
+        let nodes: Vec<Vec<String>> =
+            homes.iter().map(|home| ["name", "vm"].map(|node| format!("{home}/{node}")).into()).collect();
+        let permissions = store.permissions_all(&homes)?;
+        let (nodes, vbds) = (grouped(&nodes, |paths| store.read_all(paths))?, vbds(store, own, domids)?);
+        let guests = domids.iter().zip(permissions).zip(nodes.into_iter().zip(vbds));
+        Ok(guests.map(|((domid, permissions), (nodes, vbds))| Self::of(*domid, permissions, nodes, vbds)).collect())
+    }
+
+    fn of(
+        domid: Domid,
+        home: io::Result<Permissions>,
+        nodes: io::Result<Vec<Option<Vec<u8>>>>,
+        vbds: Result<Vec<Vbd>>,
+    ) -> Result<Self> {
+        check_home(domid, home)?;
+        let mut nodes = nodes?.into_iter().map(Option::unwrap_or_default);
+        let name = String::from_utf8_lossy(&nodes.next().unwrap_or_default()).into_owned();
+        let vm = String::from_utf8(nodes.next().unwrap_or_default()).map(|vm| uuid(&vm).to_owned()).unwrap_or_default();
+        ensure!(!vm.is_empty(), "cannot tell which VM domain {domid} is: /local/domain/{domid}/vm names none");
+        let vbds = vbds.with_context(|| format!("cannot tell the disks of domain {domid}"))?;
+        Ok(Self { domid, name, vm, vbds })
     }
 }
 
-/// That the domain exists and that its guest may not write its node.
-fn check_home(store: &Connection, domid: Domid) -> Result<()> {
-    let home = format!("/local/domain/{domid}");
-    let permissions = optional(store.permissions(&home))?.with_context(|| format!("domain {domid} does not exist"))?;
-    ensure!(!permissions.writable_by(domid.number()), "refusing domain {domid}: its guest may write {home}");
+/// That the domain exists and that its guest may not write its node, of these permissions.
+fn check_home(domid: Domid, permissions: io::Result<Permissions>) -> Result<()> {
+    let permissions = optional(permissions)?.with_context(|| format!("domain {domid} does not exist"))?;
+    ensure!(
+        !permissions.writable_by(domid.number()),
+        "refusing domain {domid}: its guest may write /local/domain/{domid}"
+    );
     Ok(())
 }
 
-fn vbds(store: &Connection, own: Domid, domid: Domid) -> Result<Vec<Vbd>> {
-    let parents = |base: &str, kinds: &[&str], rest: &str| -> Vec<String> {
-        kinds.iter().map(|kind| format!("{base}/{kind}{rest}")).collect()
+/// The disks of each domain.
+fn vbds(store: &Connection, own: Domid, domids: &[Domid]) -> io::Result<Vec<Result<Vec<Vbd>>>> {
+    let parents = |domid: &Domid| {
+        let backends = vbd::KINDS.iter().map(|kind| format!("/local/domain/{own}/backend/{kind}/{domid}"));
+        let listed = ["vbd", "virtio_disk"].map(|kind| format!("/libxl/{domid}/device/{kind}"));
+        backends.chain(listed).collect::<Vec<_>>()
     };
-    let backends =
-        children(store, &parents(&format!("/local/domain/{own}/backend"), vbd::KINDS, &format!("/{domid}")))?;
-    let listed = children(store, &parents(&format!("/libxl/{domid}/device"), &["vbd", "virtio_disk"], ""))?;
-    let backends =
-        nodes(store, backends, vbd::NODES)?.into_iter().map(|(path, nodes)| Backend { path, nodes }).collect();
-    let listed: Vec<Nodes> = nodes(store, listed, vbd::LISTED_NODES)?.into_iter().map(|(_, nodes)| nodes).collect();
+    let parents: Vec<Vec<String>> = domids.iter().map(parents).collect();
+    let children = grouped(&parents, |paths| store.directory_all(paths))?;
+    let directories: Vec<io::Result<Vec<String>>> =
+        parents.iter().zip(children).map(|(parents, names)| Ok(below(parents, names?))).collect();
+    let paths = |directory: &String| nodes_of(directory).iter().map(|name| format!("{directory}/{name}")).collect();
+    let paths: Vec<Vec<String>> = directories
+        .iter()
+        .map(|directories| directories.iter().flatten().flat_map::<Vec<_>, _>(paths).collect())
+        .collect();
+    let values = grouped(&paths, |paths| store.read_all(paths))?;
+    Ok(directories.into_iter().zip(values).map(|(directories, values)| disks(own, directories?, values?)).collect())
+}
+
+fn below(parents: &[String], names: Vec<Option<Vec<Box<str>>>>) -> Vec<String> {
+    let children = |(parent, names): (&String, Option<Vec<Box<str>>>)| {
+        names.unwrap_or_default().iter().map(|name| format!("{parent}/{name}")).collect::<Vec<_>>()
+    };
+    parents.iter().zip(names).flat_map(children).collect()
+}
+
+/// The nodes that count of a backend, or of libxl's own record of it.
+fn nodes_of(directory: &str) -> &'static [&'static str] {
+    if is_record(directory) { vbd::LISTED_NODES } else { vbd::NODES }
+}
+
+fn is_record(directory: &str) -> bool {
+    directory.starts_with("/libxl/")
+}
+
+/// `values` are those of the [nodes](nodes_of) of each directory.
+fn disks(own: Domid, directories: Vec<String>, values: Vec<Option<Vec<u8>>>) -> Result<Vec<Vbd>> {
+    let mut values = values.into_iter();
+    let (mut backends, mut listed) = (Vec::new(), Vec::new());
+    for path in directories {
+        let nodes = nodes_of(&path).iter().zip(values.by_ref());
+        let nodes: Nodes = nodes.filter_map(|(name, value)| Some((*name, value?))).collect();
+        if is_record(&path) {
+            listed.push(nodes);
+        } else {
+            backends.push(Backend { path, nodes });
+        }
+    }
     let known = vbd::known(backends, &listed, own)?;
     let mut vbds: Vec<Vbd> = known.iter().map(vbd::vbd).collect::<Result<_, _>>()?;
     vbds.sort_by_key(|vbd| !vbd.writable);
     Ok(vbds)
 }
 
-/// The directories below these; one that does not exist has none.
-fn children(store: &Connection, parents: &[String]) -> io::Result<Vec<String>> {
-    let mut children = Vec::new();
-    for (parent, names) in parents.iter().zip(store.directory_all(parents)?) {
-        children.extend(optional(names)?.unwrap_or_default().iter().map(|name| format!("{parent}/{name}")));
-    }
-    Ok(children)
-}
-
-/// Those of the named nodes that each directory has.
-fn nodes(store: &Connection, directories: Vec<String>, names: &[&'static str]) -> io::Result<Vec<(String, Nodes)>> {
-    let paths = directories.iter().flat_map(|directory| names.iter().map(move |name| format!("{directory}/{name}")));
-    let mut values = store.read_all(paths)?.into_iter();
-    directories
-        .into_iter()
-        .map(|directory| {
-            let nodes = names
-                .iter()
-                .zip(values.by_ref())
-                .filter_map(|(name, value)| Some((*name, optional(value).transpose()?)));
-            let nodes = nodes.map(|(name, value)| Ok((name, value?))).collect::<io::Result<Nodes>>()?;
-            Ok((directory, nodes))
-        })
-        .collect()
+/// Asks for all paths of all groups at once. For each group the answers, `None` where there is no such node, or the
+/// first that is another error.
+fn grouped<T>(
+    groups: &[Vec<String>],
+    ask: impl FnOnce(Vec<&String>) -> io::Result<Vec<io::Result<T>>>,
+) -> io::Result<Vec<io::Result<Vec<Option<T>>>>> {
+    let mut answers = ask(groups.iter().flatten().collect())?.into_iter();
+    let mut of = |group: &Vec<String>| answers.by_ref().take(group.len()).map(optional).collect::<Vec<_>>();
+    Ok(groups.iter().map(|group| of(group).into_iter().collect()).collect())
 }
 
 /// The categories published for each domain. A key that makes no sense is somebody else's fault: it is told
@@ -176,7 +226,7 @@ fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change)
             Change::Nothing => {}
             Change::Remove => transaction.rm(&key)?,
             Change::Write(value) => {
-                check_home(&transaction, domid)?;
+                check_home(domid, transaction.permissions(&format!("/local/domain/{domid}")))?;
                 transaction.write(&key, &value)?;
                 transaction.set_permissions(&key, &Permissions::dom0_only())?;
             }
@@ -215,9 +265,17 @@ pub fn still_there<'a>(
 }
 
 /// A domain's UUID; `None` when the domain does not exist.
-fn vm(store: &Connection, domid: Domid) -> Result<Option<String>> {
+///
+/// # Errors
+/// When XenStore cannot be read.
+pub fn vm(store: &Connection, domid: Domid) -> Result<Option<String>> {
     let path = optional(store.read(&format!("/local/domain/{domid}/vm")))?;
-    Ok(path.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned()))
+    Ok(path.map(|path| uuid(&path).to_owned()))
+}
+
+/// What `/vm/<uuid>` names.
+fn uuid(vm: &str) -> &str {
+    vm.rsplit('/').next().unwrap_or_default()
 }
 
 /// `None` for a node that does not exist, and only for that.

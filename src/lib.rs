@@ -3,7 +3,7 @@
 //! A launch is told top to bottom in [`launch`]. What is decided stands in modules of values without any
 //! I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands in modules of one kind of
 //! effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`], [`backing`], [`boot`],
-//! [`exec`], [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
+//! [`policy`], [`exec`], [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
 
 pub mod argv;
 pub mod backing;
@@ -21,6 +21,7 @@ pub mod mcs;
 pub mod object;
 pub mod owner;
 pub mod plan;
+pub mod policy;
 pub mod qcow2;
 pub mod selinux;
 pub mod signals;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use selinux::{KernelSupport, SELinuxMode, SecurityContext};
+use selinux::{KernelSupport, SELinuxMode, SecurityClass, SecurityContext};
 
 use crate::context::Context;
 
@@ -109,13 +109,46 @@ fn line(path: &Path, index: usize, key: &str) -> Result<Context> {
 /// # Errors
 /// When it does not, or cannot be asked.
 pub fn check(context: &Context) -> Result<()> {
-    let raw = raw(context)?;
-    let known = SecurityContext::from_c_str(&raw, true).check();
     ensure!(
-        known == Some(true),
+        knows(context)?,
         "the loaded policy does not know the context {context}: is the svirt_interpose module installed?"
     );
     Ok(())
+}
+
+/// Whether the loaded policy knows the context, and every part of it.
+///
+/// # Errors
+/// When it cannot be asked.
+pub fn knows(context: &Context) -> Result<bool> {
+    let raw = raw(context)?;
+    Ok(SecurityContext::from_c_str(&raw, true).check() == Some(true))
+}
+
+/// What the loaded policy says of one access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether its rules allow it.
+    pub allowed: bool,
+    /// Whether the subject's type is permissive, as `semanage permissive` makes one: it is refused nothing.
+    pub permissive: bool,
+}
+
+/// Asks the loaded policy for one access.
+///
+/// # Errors
+/// When it has no such class or permission, does not know one of the contexts, or cannot be asked.
+pub fn decide(subject: &Context, object: &Context, class: &str, permission: &str) -> Result<Decision> {
+    const PERMISSIVE: u32 = 1; // SELINUX_AVD_FLAGS_PERMISSIVE
+    let ask = || -> Result<Decision> {
+        let (subject, object) = (raw(subject)?, raw(object)?);
+        let [subject, object] = [&subject, &object].map(|raw| SecurityContext::from_c_str(raw, true));
+        let class = SecurityClass::from_name(class).map_err(errno)?;
+        let bit = class.access_vector_bit(permission).map_err(errno)?;
+        let decision = subject.query_access_decision(&object, class, bit).map_err(errno)?;
+        Ok(Decision { allowed: decision.allowed & bit != 0, permissive: decision.flags & PERMISSIVE != 0 })
+    };
+    ask().with_context(|| format!("cannot ask the policy for {permission} of {class} by {subject} on {object}"))
 }
 
 /// The label of an object held open, by `O_PATH` or otherwise.

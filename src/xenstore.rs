@@ -116,10 +116,21 @@ impl Connection {
     ///
     /// As for any request; a list that cannot be parsed is `InvalidData`.
     pub fn permissions(&self, path: &str) -> io::Result<Permissions> {
-        let list = self.ask(Operation::GetPerms, path, &[])?;
-        wire::strings(&list)
-            .and_then(|list| Permissions::parse(&list))
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot read the permissions of {path}: {error}")))
+        list_of_permissions(path, self.ask(Operation::GetPerms, path, &[]))
+    }
+
+    /// Reads the permissions of many nodes as [`read_all`](Self::read_all) reads their values.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_all`](Self::read_all).
+    pub fn permissions_all<P: AsRef<str>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+    ) -> io::Result<Vec<io::Result<Permissions>>> {
+        let paths: Vec<P> = paths.into_iter().collect();
+        let answers = self.ask_all(Operation::GetPerms, paths.iter().map(P::as_ref))?;
+        Ok(answers.into_iter().zip(&paths).map(|(answer, path)| list_of_permissions(path.as_ref(), answer)).collect())
     }
 
     /// Replaces a node's permissions, its owner included.
@@ -192,6 +203,12 @@ impl Connection {
         }
         Err(io::Error::new(ErrorKind::ResourceBusy, format!("cannot list {path}: it keeps changing")))
     }
+}
+
+fn list_of_permissions(path: &str, answer: Answer) -> io::Result<Permissions> {
+    wire::strings(&answer?)
+        .and_then(|list| Permissions::parse(&list))
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot read the permissions of {path}: {error}")))
 }
 
 impl Xs for Connection {

@@ -7,7 +7,7 @@ mod common {
     pub(crate) mod xenstored;
 }
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
@@ -1014,49 +1014,4 @@ fn disabled_is_believed_only_when_the_kernel_agrees() {
         host.refuse(&["-xen-domid", "7"])
     };
     assert!(refusal.said.contains("require = true"), "{}", refusal.said);
-}
-
-// The administrator's view.
-
-#[test]
-fn audit_tells_what_agrees_from_what_does_not() {
-    let host = Host::new();
-    let disks: BTreeMap<u16, PathBuf> = [1, 2].map(|domid| (domid, host.image(&format!("{domid}.raw")))).into();
-    let iso = host.image("install.iso");
-    let mut running = Vec::new();
-    for (domid, disk) in &disks {
-        host.domain(*domid, &format!("vm{domid}"), &[qdisk(768, disk), cdrom(832, disk), cdrom(5632, &iso)]);
-        let qemu = host.launch(*domid).unwrap();
-        host.store().write(&format!("/local/domain/{domid}/image/device-model-pid"), &qemu.pid().to_string()).unwrap();
-        running.push(qemu);
-    }
-    let audit = || {
-        let output = host.svirtctl(&["audit"]);
-        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
-    };
-    let (status, text) = audit();
-    assert_eq!(status, 0, "{text}");
-    assert_eq!(text.lines().count(), 1 + 2 * 3, "{text}");
-    assert_eq!(text.matches(CONTENT).count(), 2, "{text}");
-    for domid in disks.keys() {
-        let level = format!("s0:{}", host.key(*domid).unwrap());
-        assert_eq!(text.matches(&level).count(), 2, "{text}");
-    }
-    for (finding, path) in [("domain 2: its disk", &disks[&2]), ("domain 1: its read-only disk", &iso)] {
-        let (given, disk) = (label(path), path.display());
-        set_label(path, UNUSED);
-        let (status, text) = audit();
-        assert_eq!(status, 1, "{text}");
-        let finding = format!("{finding} {disk} is labelled {UNUSED}, not {given}: chcon {given} '{disk}'\n");
-        assert!(text.contains(&finding), "{text}");
-        set_label(path, &given);
-        assert_eq!(audit().0, 0);
-    }
-    for node in ["selinux-mcs", "image/device-model-pid"] {
-        host.store().rm(&format!("/local/domain/2/{node}")).unwrap();
-    }
-    let (status, text) = audit();
-    assert_eq!(status, 1, "{text}");
-    assert!(text.contains("\ndomain 2 (VM vm2, device model "), "{text}");
-    drop(host.xenstored);
 }

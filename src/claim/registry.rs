@@ -1,6 +1,6 @@
 //! The state directory: claims by name, and the index of the objects they own.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -35,29 +35,33 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens the directory, and makes it where it is missing: root's alone, as whoever writes here decides
-    /// which labels are put back.
+    /// Opens the directory, root's alone, as whoever writes here decides which labels are put back. One that is missing
+    /// has no claims, and is made by the first.
     ///
     /// # Errors
-    /// When it cannot be made, or somebody else than root may write it.
+    /// When somebody else than root may write it.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let registry = Self { claims: state_dir.join("claims"), objects: state_dir.join("objects"), boot: boot::id()? };
         for dir in [state_dir, &registry.claims, &registry.objects] {
+            match fs::symlink_metadata(dir) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                status => check(dir, &status.with_context(|| format!("cannot use {}", dir.display()))?)?,
+            }
+        }
+        Ok(registry)
+    }
+
+    /// Makes what is missing of it.
+    fn make(&self) -> Result<()> {
+        for dir in self.claims.parent().into_iter().chain([self.claims.as_path(), &self.objects]) {
             match fs::create_dir(dir) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
                 // whatever umask the toolstack has
                 made => made.and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700))),
             }
             .with_context(|| format!("cannot make {}", dir.display()))?;
-            let status = fs::symlink_metadata(dir).with_context(|| format!("cannot use {}", dir.display()))?;
-            ensure!(status.is_dir(), "cannot use {}: it is no directory", dir.display());
-            ensure!(
-                status.uid() == 0 && status.mode() & 0o022 == 0,
-                "refusing {}: somebody else than root may write it (chown root and chmod 0700 it)",
-                dir.display()
-            );
         }
-        Ok(registry)
+        Ok(())
     }
 
     /// Begins a claim that says this, without a name yet.
@@ -65,6 +69,7 @@ impl Registry {
     /// # Errors
     /// When it cannot be written: a full or read-only filesystem, for one.
     pub fn draft(&self, journal: &Journal) -> Result<Draft> {
+        self.make()?;
         let begin = || -> Result<Draft> {
             let flags = OFlag::O_TMPFILE.bits();
             let mut file =
@@ -197,7 +202,7 @@ impl Registry {
     pub fn names(&self) -> Result<Vec<Name>> {
         let what = || format!("cannot list {}", self.claims.display());
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.claims).with_context(what)? {
+        for entry in entries(&self.claims).with_context(what)? {
             names.extend(entry.with_context(what)?.file_name().to_str().and_then(|name| name.parse::<Name>().ok()));
         }
         names.sort_unstable();
@@ -210,7 +215,7 @@ impl Registry {
     /// When the index cannot be read or changed.
     pub fn clean_index(&self) -> Result<()> {
         let what = || format!("cannot clean {}", self.objects.display());
-        for entry in fs::read_dir(&self.objects).with_context(what)? {
+        for entry in entries(&self.objects).with_context(what)? {
             let entry = entry.with_context(what)?;
             let path = entry.path();
             let is_of_this_boot = entry.file_name().to_string_lossy().trim_start_matches('.').starts_with(self.boot);
@@ -243,7 +248,27 @@ impl Registry {
     }
 }
 
+/// That whoever writes there is root.
+fn check(dir: &Path, status: &Metadata) -> Result<()> {
+    ensure!(status.is_dir(), "cannot use {}: it is no directory", dir.display());
+    ensure!(
+        status.uid() == 0 && status.mode() & 0o022 == 0,
+        "refusing {}: somebody else than root may write it (chown root and chmod 0700 it)",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// Those of a directory, which need not be there.
+fn entries(dir: &Path) -> io::Result<impl Iterator<Item = io::Result<DirEntry>>> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        entries => entries.map(Some),
+    }
+    .map(|entries| entries.into_iter().flatten())
+}
+
 fn is_same(file: &File, path: &Path) -> bool {
-    let id = |status: fs::Metadata| (status.dev(), status.ino());
+    let id = |status: Metadata| (status.dev(), status.ino());
     matches!((file.metadata().map(id), fs::symlink_metadata(path).map(id)), (Ok(open), Ok(named)) if open == named)
 }
