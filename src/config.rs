@@ -18,7 +18,7 @@ pub const PATH: &str = "/etc/svirt-interpose.conf";
 const UPSTREAM_QEMU: &str = "/usr/lib/xen/bin/qemu-system-i386";
 
 /// Where distributions put it: Debian, upstream, Fedora, XAPI.
-const QEMU_PATHS: &[&str] = &[
+pub(crate) const QEMU_PATHS: &[&str] = &[
     "/usr/libexec/xen-qemu-system-i386",
     UPSTREAM_QEMU,
     "/usr/libexec/xen/bin/qemu-system-i386",

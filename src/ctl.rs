@@ -1,6 +1,7 @@
 //! `svirtctl`: the administrator's view of what the launches did.
 
 mod audit;
+mod doctor;
 mod reconcile;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ usage: svirtctl COMMAND
   audit [--json]
               show every guest's categories, its device model's label and its disks' labels,
               and whether they agree
+  doctor      tell whether this host is ready for guests, and what to change where it is not
   reconcile   put back the labels of guests that are gone, and free their categories
 
 exit status: 0 all is well, 1 something is not (audit: it does not agree; reconcile: it could
@@ -59,6 +61,7 @@ fn command() -> Result<bool> {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["audit"] => audit::run(false),
         ["audit", "--json"] => audit::run(true),
+        ["doctor"] => doctor::run(),
         ["reconcile"] => reconcile::run(),
         [] => bail!("no command given; see svirtctl --help"),
         _ => bail!("cannot make sense of {:?}; see svirtctl --help", words.join(" ")),

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use selinux::{KernelSupport, SELinuxMode, SecurityClass, SecurityContext};
@@ -149,6 +149,28 @@ pub fn decide(subject: &Context, object: &Context, class: &str, permission: &str
         Ok(Decision { allowed: decision.allowed & bit != 0, permissive: decision.flags & PERMISSIVE != 0 })
     };
     ask().with_context(|| format!("cannot ask the policy for {permission} of {class} by {subject} on {object}"))
+}
+
+/// The context that a process enters by executing a program of this label, where it asks for none.
+///
+/// # Errors
+/// When the loaded policy does not know one of the two, or cannot be asked.
+pub fn entered(subject: &Context, program: &Context) -> Result<Context> {
+    let ask = || -> Result<Context> {
+        let (subject, program) = (raw(subject)?, raw(program)?);
+        let [subject, program] = [&subject, &program].map(|raw| SecurityContext::from_c_str(raw, true));
+        let process = SecurityClass::from_name("process").map_err(errno)?;
+        Ok(text(&subject.of_labeling_decision(&program, process, "").map_err(errno)?)?.parse()?)
+    };
+    ask().with_context(|| format!("cannot ask the policy what {subject} enters by executing {program}"))
+}
+
+/// The policy's list of types that restorecon leaves alone without `-F`, its `customizable_types`.
+///
+/// # Errors
+/// When libselinux names none.
+pub fn customizable_types() -> Result<PathBuf> {
+    Ok(selinux::path::customizable_types().map_err(errno)?.into())
 }
 
 /// The label of an object held open, by `O_PATH` or otherwise.

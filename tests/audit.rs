@@ -7,8 +7,8 @@ mod common {
     pub(crate) mod xenstored;
 }
 
+use std::cell::Cell;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -27,6 +27,7 @@ struct Guests {
     disks: [PathBuf; 2],
     iso: PathBuf,
     qemus: Vec<Started>,
+    reports: Cell<u32>,
 }
 
 impl Guests {
@@ -41,7 +42,7 @@ impl Guests {
             qemus.push(qemu);
         }
         host.domain(3, "vm3", &[]);
-        Self { host, disks, iso, qemus }
+        Self { host, disks, iso, qemus, reports: Cell::default() }
     }
 
     /// The exit status, the codes of the findings in order, and what was said for people.
@@ -50,7 +51,8 @@ impl Guests {
         let json = self.host.svirtctl(&["audit", "--json"]);
         assert_eq!(text.status.code(), json.status.code());
         let report: Value = serde_json::from_slice(&json.stdout).unwrap();
-        validate(&json.stdout);
+        fs::write(self.report(self.reports.get()), &json.stdout).unwrap();
+        self.reports.set(self.reports.get() + 1);
         let text = String::from_utf8(text.stdout).unwrap();
         let findings = report["findings"].as_array().unwrap();
         assert_eq!(report["clean"], findings.is_empty());
@@ -64,6 +66,10 @@ impl Guests {
         }
         let codes = findings.iter().map(|finding| finding["code"].as_str().unwrap().to_owned()).collect();
         (json.status.code().unwrap(), codes, text)
+    }
+
+    fn report(&self, number: u32) -> PathBuf {
+        self.host.path(&format!("audit.{number}.json"))
     }
 
     /// That it finds this and nothing else.
@@ -117,16 +123,20 @@ fn pid_node(domid: u16) -> String {
     format!("/local/domain/{domid}/image/device-model-pid")
 }
 
-/// Against the schema that is documented.
-fn validate(report: &[u8]) {
-    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/svirtctl-audit.schema.json");
-    let mut python = Command::new("python3");
-    let command = python.args(["-m", "jsonschema", "-i", "/dev/stdin", schema]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(report).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(report));
+impl Drop for Guests {
+    /// Every report is of the schema that is documented.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let mut python = Command::new("python3");
+        python.args(["-m", "jsonschema"]);
+        for number in 0..self.reports.get() {
+            python.arg("-i").arg(self.report(number));
+        }
+        let output = python.arg("packaging/svirtctl-audit.schema.json").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

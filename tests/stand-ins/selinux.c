@@ -7,6 +7,9 @@
  *   current      the context of the process that asks
  *   unknown      a part of the contexts that the policy does not know
  *   allowed      what the rules allow, a line each: part of the subject's context, part of the object's, class, permission
+ *   entered      the context that a process enters by executing svirt-interpose; without it, its own
+ *   customizable_types
+ *                the types that restorecon leaves alone
  *   permissive   a part of the contexts whose type is permissive
  *   denied       the path of an object that may not be relabelled
  *   pause        while this exists, a relabelling waits after making the file `paused`: every one, or that of an
@@ -16,9 +19,10 @@
  *   pid.<pid>    the context of another process; without it, the exec context that one set
  *
  * Files of the host that would be in the way of a test are looked for there as well: the configuration (conf), the
- * list of filesystems (filesystems), and syslog's socket (log).
+ * list of filesystems (filesystems), syslog's socket (log), and below root what is in these directories, if it is there.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -120,6 +125,17 @@ int security_compute_av_flags_raw(const char *subject, const char *object, secur
 	return 0;
 }
 
+int security_compute_create_name_raw(const char *subject, const char *object, security_class_t class,
+				     const char *name, char **created)
+{
+	const char *entered = text("entered");
+
+	(void)object, (void)class, (void)name;
+	return answer(created, entered ? entered : subject);
+}
+
+const char *selinux_customizable_types_path(void) { return strdup(in("customizable_types")); }
+
 static char exec_context[4096];
 
 int getexeccon_raw(char **context) { return answer(context, *exec_context ? exec_context : NULL); }
@@ -186,8 +202,20 @@ int setfilecon_raw(const char *path, const char *context)
 
 /* The host's own files that a test has its own of. */
 
+static const char *const trees[] = {
+	"/etc/selinux/config", "/etc/systemd/", "/etc/udev/", "/etc/xen", "/run/systemd/", "/run/udev/",
+	"/usr/lib/systemd/", "/usr/lib/udev/", "/usr/libexec/svirt-interpose",
+};
+
 static const char *redirected(const char *path)
 {
+	static char ours[4096];
+
+	for (size_t tree = 0; tree < sizeof(trees) / sizeof(*trees); tree++)
+		if (!strncmp(path, trees[tree], strlen(trees[tree])) && !syscall(SYS_access, in("root"), F_OK)) {
+			snprintf(ours, sizeof(ours), "%s/root%s", getenv("SELINUX_SHIM"), path);
+			return ours;
+		}
 	if (!strcmp(path, "/etc/svirt-interpose.conf"))
 		return in("conf");
 	if (!strcmp(path, "/proc/filesystems"))
@@ -211,6 +239,18 @@ int open64(const char *path, int flags, ...)
 		return -1;
 	}
 	return syscall(SYS_openat, AT_FDCWD, redirected(path), flags, mode);
+}
+
+int statx(int dirfd, const char *path, int flags, unsigned int mask, struct statx *status)
+{
+	return syscall(SYS_statx, dirfd, redirected(path), flags, mask, status);
+}
+
+DIR *opendir(const char *path)
+{
+	int fd = syscall(SYS_open, redirected(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? NULL : fdopendir(fd);
 }
 
 int connect(int fd, const struct sockaddr *address, socklen_t length)
