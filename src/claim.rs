@@ -55,6 +55,23 @@ impl fmt::Display for Outdated {
 
 impl std::error::Error for Outdated {}
 
+/// How often something begins anew because a claim was changed under it.
+const TRIES: u32 = 5;
+
+/// Does what builds on claims, and again when it was [`Outdated`].
+///
+/// # Errors
+/// As what it does.
+pub fn retrying<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 1..TRIES {
+        match attempt() {
+            Err(error) if error.is::<Outdated>() => {}
+            result => return result,
+        }
+    }
+    attempt()
+}
+
 /// A claim that has no name yet, and that nobody else can see.
 #[derive(Debug)]
 pub struct Draft(File);

@@ -179,6 +179,16 @@ pub fn published(store: &Connection) -> Result<Vec<(Domid, Set)>> {
     Ok(published)
 }
 
+/// The same for all domains but one.
+///
+/// # Errors
+/// As [`published`].
+pub fn published_for_others(store: &Connection, domid: Domid) -> Result<Vec<(Domid, Set)>> {
+    let mut published = published(store)?;
+    published.retain(|(other, _)| *other != domid);
+    Ok(published)
+}
+
 /// What is published for a domain.
 ///
 /// # Errors

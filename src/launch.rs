@@ -2,30 +2,25 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 
 use crate::argv::{self, Domid, Target};
-use crate::backing;
-use crate::claim::{Holder, Outdated, Process, Registry};
-use crate::config::{self, Config, Contexts};
+use crate::claim::{self, Holder, Process, Registry};
+use crate::config::{self, Config};
 use crate::confinement::Confinement;
+use crate::disks;
 use crate::exec::{self, Qemu};
 use crate::guest::{self, Guest};
 use crate::log;
-use crate::mcs::{self, InUse, Set};
-use crate::object::{self, Object};
+use crate::mcs::{self, InUse};
 use crate::owner::Owners;
-use crate::plan::{self, Found, Relabel};
+use crate::plan;
 use crate::selinux::{self, Mode};
 use crate::signals::Held;
 use crate::xenstore::Connection;
-
-/// How often a launch begins anew because a claim was changed under it.
-const TRIES: u32 = 5;
 
 /// Why QEMU was not started, and the exit status that says so: 125 refused, 126 it cannot be executed, 127
 /// there is no such file; as env(1) and runcon(1).
@@ -70,7 +65,7 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
     }
 
     let signals = Held::hold()?;
-    let confinement = confine(&config, domid, mode);
+    let confinement = claim::retrying(|| confine(&config, domid, mode));
     if let Err(stopped) = signals.release() {
         return Err(confinement.err().map_or(anyhow!("{stopped}"), |cause| cause.context(stopped)).into());
     }
@@ -86,19 +81,7 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
     }
 }
 
-/// Tries again when a claim that it built on was changed meanwhile: other launches and `svirtctl reconcile` may run at
-/// any time.
 fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
-    for _ in 1..TRIES {
-        match try_to_confine(config, domid, mode) {
-            Err(error) if error.is::<Outdated>() => {}
-            result => return result,
-        }
-    }
-    try_to_confine(config, domid, mode)
-}
-
-fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
     let contexts = config.contexts()?;
     let own = selinux::own_context()?;
     ensure!(
@@ -107,14 +90,13 @@ fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confineme
     );
     let store = Connection::open()?;
     let guest = Guest::read(&store, guest::own_domid(&store)?, domid)?;
-    let published: Vec<(Domid, Set)> =
-        guest::published(&store)?.into_iter().filter(|(other, _)| *other != domid).collect();
+    let published = guest::published_for_others(&store, domid)?;
     let registry = Registry::open(&config.state_dir)?;
     let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
-    let found = find(&guest, &owners, &config.backing_dirs, &contexts, mode)?;
+    let found = disks::find(&guest, &owners, &config.backing_dirs, &contexts, mode)?;
 
     let earlier = plan::earlier_pair(found.iter().map(|(_, found)| found));
-    let plan = decide(found, &contexts, &published, mode)?;
+    let plan = disks::decide(found, &contexts, &published, mode)?;
     let holder = Holder { domid, vm: guest.vm.clone(), process: Process::own()? };
 
     let mut confinement = if let Some(pair) = earlier {
@@ -138,59 +120,4 @@ fn try_to_confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confineme
         contexts.domain.with_pair(confinement.pair())
     ));
     Ok(confinement)
-}
-
-/// The objects of the guest's disks and below them, and whose they are. A read-only device is left as it is.
-fn find(
-    guest: &Guest,
-    owners: &Owners,
-    backing_dirs: &[PathBuf],
-    contexts: &Contexts,
-    mode: Mode,
-) -> Result<Vec<(Object, Found)>> {
-    let disks = guest.vbds.iter().map(|vbd| (vbd, vbd.writable, object::open_all(&vbd.paths)));
-    // after all disks: a layer that is also one of them is that first of all
-    let qcow2 = guest.vbds.iter().filter(|vbd| vbd.qcow2 && !backing_dirs.is_empty());
-    let layers =
-        qcow2.filter_map(|vbd| Some((vbd, false, backing::layers(vbd.paths.first()?, backing_dirs, contexts))));
-    let mut all: Vec<(Object, Found)> = Vec::new();
-    for (vbd, writable, objects) in disks.chain(layers) {
-        let objects = objects.with_context(|| format!("cannot use {}", vbd.backend));
-        for object in tolerate(objects, mode)?.unwrap_or_default() {
-            let known = all.iter().any(|(known, _)| known.identity() == object.identity());
-            if known || !writable && object.is_device() {
-                continue;
-            }
-            let Some(label) = tolerate(object.label(), mode)? else { continue };
-            let (owner, recorded) = owners.of(&object, &label, writable)?;
-            let found = Found { path: object.path().into(), writable, label, owner, recorded };
-            all.push((object, found));
-        }
-    }
-    Ok(all)
-}
-
-fn decide(
-    found: Vec<(Object, Found)>,
-    contexts: &Contexts,
-    published: &[(Domid, Set)],
-    mode: Mode,
-) -> Result<Vec<(Object, Relabel)>> {
-    let mut plan = Vec::new();
-    for (object, found) in found {
-        let decision = plan::relabel(&found, contexts, published).map_err(Into::into);
-        plan.extend(tolerate(decision, mode)?.flatten().map(|relabel| (object, relabel)));
-    }
-    Ok(plan)
-}
-
-/// While SELinux is permissive, what would be refused is told and left out.
-fn tolerate<T>(result: Result<T>, mode: Mode) -> Result<Option<T>> {
-    match result {
-        Err(error) if mode == Mode::Permissive => {
-            log::warn(&format!("{error:#}; it would be refused if SELinux were enforcing"));
-            Ok(None)
-        }
-        result => result.map(Some),
-    }
 }

@@ -1,9 +1,10 @@
 //! sVirt for Xen: every guest's QEMU runs with a pair of MCS categories of its own, and so do its disks.
 //!
-//! A launch is told top to bottom in [`launch`]. What is decided stands in modules of values without any
-//! I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands in modules of one kind of
-//! effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`], [`backing`], [`boot`],
-//! [`policy`], [`exec`], [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
+//! A launch is told top to bottom in [`launch`], and what becomes of its disks in [`disks`]. What is decided stands in
+//! modules of values without any I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands
+//! in modules of one kind of effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`],
+//! [`backing`], [`boot`], [`policy`], [`exec`], [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to
+//! undo it. `svirtctl`'s commands are in [`ctl`].
 
 pub mod argv;
 pub mod backing;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod confinement;
 pub mod context;
 pub mod ctl;
+pub mod disks;
 pub mod exec;
 pub mod guest;
 pub mod launch;

@@ -1,0 +1,78 @@
+//! A guest's disks: what they are made of, whose that is, and what is to become of it. Nothing is changed here.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::argv::Domid;
+use crate::backing;
+use crate::config::Contexts;
+use crate::guest::Guest;
+use crate::log;
+use crate::mcs::Set;
+use crate::object::{self, Object};
+use crate::owner::Owners;
+use crate::plan::{self, Found, Relabel};
+use crate::selinux::Mode;
+
+/// The objects of the guest's disks and below them, each once, and whose they are. A read-only device is left as it is.
+///
+/// # Errors
+/// When one of them cannot be used, unless SELinux is permissive, or it cannot be told whose it is.
+pub fn find(
+    guest: &Guest,
+    owners: &Owners,
+    backing_dirs: &[PathBuf],
+    contexts: &Contexts,
+    mode: Mode,
+) -> Result<Vec<(Object, Found)>> {
+    let disks = guest.vbds.iter().map(|vbd| (vbd, vbd.writable, object::open_all(&vbd.paths)));
+    // after all disks: a layer that is also one of them is that first of all
+    let qcow2 = guest.vbds.iter().filter(|vbd| vbd.qcow2 && !backing_dirs.is_empty());
+    let layers =
+        qcow2.filter_map(|vbd| Some((vbd, false, backing::layers(vbd.paths.first()?, backing_dirs, contexts))));
+    let mut all: Vec<(Object, Found)> = Vec::new();
+    for (vbd, writable, objects) in disks.chain(layers) {
+        let objects = objects.with_context(|| format!("cannot use {}", vbd.backend));
+        for object in tolerate(objects, mode)?.unwrap_or_default() {
+            let known = all.iter().any(|(known, _)| known.identity() == object.identity());
+            if known || !writable && object.is_device() {
+                continue;
+            }
+            let Some(label) = tolerate(object.label(), mode)? else { continue };
+            let (owner, recorded) = owners.of(&object, &label, writable)?;
+            let found = Found { path: object.path().into(), writable, label, owner, recorded };
+            all.push((object, found));
+        }
+    }
+    Ok(all)
+}
+
+/// What is to be done with each: those that are left alone are not there. `published` are the sets of other domains.
+///
+/// # Errors
+/// With the first that cannot be this guest's, unless SELinux is permissive.
+pub fn decide(
+    found: Vec<(Object, Found)>,
+    contexts: &Contexts,
+    published: &[(Domid, Set)],
+    mode: Mode,
+) -> Result<Vec<(Object, Relabel)>> {
+    let mut plan = Vec::new();
+    for (object, found) in found {
+        let decision = plan::relabel(&found, contexts, published).map_err(Into::into);
+        plan.extend(tolerate(decision, mode)?.flatten().map(|relabel| (object, relabel)));
+    }
+    Ok(plan)
+}
+
+/// While SELinux is permissive, what would be refused is told and left out.
+fn tolerate<T>(result: Result<T>, mode: Mode) -> Result<Option<T>> {
+    match result {
+        Err(error) if mode == Mode::Permissive => {
+            log::warn(&format!("{error:#}; it would be refused if SELinux were enforcing"));
+            Ok(None)
+        }
+        result => result.map(Some),
+    }
+}
