@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::argv::Domid;
 use crate::claim::{Claim, Holder, Journal, Labelled, Name, Outdated, Registry};
 use crate::config::Contexts;
 use crate::context::Context;
@@ -27,7 +28,7 @@ pub struct Confinement {
     holder: Holder,
     pair: Pair,
     claim: Claim,
-    joined: bool,
+    entry: Entry,
     /// Claims that objects were taken over from, locked until QEMU runs.
     taken: Vec<Claim>,
     published: bool,
@@ -37,6 +38,17 @@ pub struct Confinement {
     labelled: Vec<(Object, Context)>,
     /// Claims of files that this guest reads, as others may.
     reads: Vec<Name>,
+}
+
+/// How a claim was come by, and so how it is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// It is this launch's own.
+    New,
+    /// An earlier launch's of the same VM, which this one holds too.
+    Joined,
+    /// A running guest's, whose device model holds it.
+    Running,
 }
 
 impl Confinement {
@@ -53,7 +65,7 @@ impl Confinement {
         let claimed = registry.draft(&Journal::of(&holder))?.claim(&registry, candidates)?;
         let (pair, claim) =
             claimed.context("cannot find a free pair of categories: all that our own range has are in use")?;
-        Ok(Self::new(store, registry, holder, pair, claim, false))
+        Ok(Self::new(store, registry, holder, pair, claim, Entry::New))
     }
 
     /// Joins the claim of an earlier run of the same VM.
@@ -72,12 +84,26 @@ impl Confinement {
             ));
         }
         join(&mut claim, &registry, &store, &holder)?;
-        Ok(Self::new(store, registry, holder, pair, claim, true))
+        Ok(Self::new(store, registry, holder, pair, claim, Entry::Joined))
     }
 
-    fn new(store: Connection, registry: Registry, holder: Holder, pair: Pair, claim: Claim, joined: bool) -> Self {
+    /// Locks the claim of a guest that runs, to label what it got since.
+    ///
+    /// # Errors
+    /// When the pair is claimed for no device model of this domain that runs: what XenStore says of a domain's pair
+    /// does not suffice.
+    pub fn running(store: Connection, registry: Registry, domid: Domid, vm: &str, pair: Pair) -> Result<Self> {
+        let mut claim = registry.lock(pair.into())?.ok_or(Outdated::Claim(pair.into()))?;
+        let journal = claim.journal()?;
+        let holder = journal.live(|holder| holder.domid == domid && holder.vm == vm)?.cloned().with_context(|| {
+            format!("{pair} is published for domain {domid}, but no running device model of it has claimed that")
+        })?;
+        Ok(Self::new(store, registry, holder, pair, claim, Entry::Running))
+    }
+
+    fn new(store: Connection, registry: Registry, holder: Holder, pair: Pair, claim: Claim, entry: Entry) -> Self {
         let (taken, published, before, owned, labelled, reads) = Default::default();
-        Self { store, registry, holder, pair, claim, joined, taken, published, before, owned, labelled, reads }
+        Self { store, registry, holder, pair, claim, entry, taken, published, before, owned, labelled, reads }
     }
 
     /// The pair.
@@ -181,6 +207,13 @@ impl Confinement {
         Ok(())
     }
 
+    /// Keeps what was labelled, where no execve(2) will.
+    pub fn keep(mut self) {
+        self.owned.clear();
+        self.labelled.clear();
+        self.reads.clear();
+    }
+
     /// Sets the context that QEMU will run in, and makes sure that the domain is still there for it.
     ///
     /// # Errors
@@ -219,19 +252,19 @@ impl Confinement {
         if self.published {
             failures.extend(self.unpublish().err());
         }
-        let left =
-            if self.joined || !kept.is_empty() { self.claim.leave(&self.holder.process) } else { self.claim.release() };
+        let left = match self.entry {
+            Entry::Running => Ok(()),
+            Entry::New if kept.is_empty() => self.claim.release(),
+            Entry::New | Entry::Joined => self.claim.leave(&self.holder.process),
+        };
         failures.extend(left.err());
         failures
     }
 
-    /// The last to leave puts the label back: what could not be put back is told.
+    /// What could not be put back is told.
     fn stop_reading(&self, name: Name) -> Result<Vec<anyhow::Error>> {
         let Some(mut claim) = self.registry.lock(name)? else { return Ok(Vec::new()) };
-        claim.leave(&self.holder.process)?;
-        let journal = claim.journal()?;
-        let last = journal.holders.is_empty();
-        Ok(if last { claim.put_back(&self.registry, &journal).err().unwrap_or_default() } else { Vec::new() })
+        Ok(claim.give_up(&self.registry, &self.holder.process)?.err().unwrap_or_default())
     }
 
     /// A connection that broke is made anew: the key is not to stay because of a time-out.
@@ -268,7 +301,7 @@ fn record(object: &Object, relabel: &Relabel, after: &Context) -> Result<Labelle
 impl Drop for Confinement {
     fn drop(&mut self) {
         for failure in self.undo() {
-            log::warn(&format!("cannot undo the launch of domain {} whole: {failure:#}", self.holder.domid));
+            log::warn(&format!("cannot undo what was done for domain {} whole: {failure:#}", self.holder.domid));
         }
     }
 }

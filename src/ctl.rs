@@ -3,6 +3,7 @@
 mod audit;
 mod doctor;
 mod reconcile;
+mod relabel;
 
 use std::process::ExitCode;
 
@@ -19,9 +20,13 @@ usage: svirtctl COMMAND
               and whether they agree
   doctor      tell whether this host is ready for guests, and what to change where it is not
   reconcile   put back the labels of guests that are gone, and free their categories
+  relabel DOMID [DEVICE]
+              label the disks that a running guest got since its launch, or the one of that
+              number or name (51728, xvdb); without DEVICE, also put back the labels of those
+              it has no more
 
-exit status: 0 all is well, 1 something is not (audit: it does not agree; reconcile: it could
-not be put back), 2 it cannot be told
+exit status: 0 all is well, 1 something is not (audit: it does not agree; reconcile, relabel:
+it could not be done), 2 it cannot be told
 
 See svirtctl(8).
 ";
@@ -63,6 +68,8 @@ fn command() -> Result<bool> {
         ["audit", "--json"] => audit::run(true),
         ["doctor"] => doctor::run(),
         ["reconcile"] => reconcile::run(),
+        ["relabel", domid] => relabel::run(domid.parse()?, None),
+        ["relabel", domid, device] => relabel::run(domid.parse()?, Some(device)),
         [] => bail!("no command given; see svirtctl --help"),
         _ => bail!("cannot make sense of {:?}; see svirtctl --help", words.join(" ")),
     }

@@ -15,7 +15,23 @@ use crate::owner::Owners;
 use crate::plan::{self, Found, Relabel};
 use crate::selinux::Mode;
 
-/// The objects of the guest's disks and below them, each once, and whose they are. A read-only device is left as it is.
+/// The objects of the guest's disks and below them, and whether it may write each.
+pub fn objects<'a>(
+    guest: &'a Guest,
+    backing_dirs: &'a [PathBuf],
+    contexts: &'a Contexts,
+) -> impl Iterator<Item = (bool, Result<Vec<Object>>)> + 'a {
+    let disks = guest.vbds.iter().map(|vbd| (vbd, vbd.writable, object::open_all(&vbd.paths)));
+    // after all disks: a layer that is also one of them is that first of all
+    let qcow2 = guest.vbds.iter().filter(|vbd| vbd.qcow2 && !backing_dirs.is_empty());
+    let layers =
+        qcow2.filter_map(|vbd| Some((vbd, false, backing::layers(vbd.paths.first()?, backing_dirs, contexts))));
+    disks
+        .chain(layers)
+        .map(|(vbd, writable, objects)| (writable, objects.with_context(|| format!("cannot use {}", vbd.backend))))
+}
+
+/// Each of them once, and whose it is. A read-only device is left as it is.
 ///
 /// # Errors
 /// When one of them cannot be used, unless SELinux is permissive, or it cannot be told whose it is.
@@ -26,14 +42,8 @@ pub fn find(
     contexts: &Contexts,
     mode: Mode,
 ) -> Result<Vec<(Object, Found)>> {
-    let disks = guest.vbds.iter().map(|vbd| (vbd, vbd.writable, object::open_all(&vbd.paths)));
-    // after all disks: a layer that is also one of them is that first of all
-    let qcow2 = guest.vbds.iter().filter(|vbd| vbd.qcow2 && !backing_dirs.is_empty());
-    let layers =
-        qcow2.filter_map(|vbd| Some((vbd, false, backing::layers(vbd.paths.first()?, backing_dirs, contexts))));
     let mut all: Vec<(Object, Found)> = Vec::new();
-    for (vbd, writable, objects) in disks.chain(layers) {
-        let objects = objects.with_context(|| format!("cannot use {}", vbd.backend));
+    for (writable, objects) in objects(guest, backing_dirs, contexts) {
         for object in tolerate(objects, mode)?.unwrap_or_default() {
             let known = all.iter().any(|(known, _)| known.identity() == object.identity());
             if known || !writable && object.is_device() {

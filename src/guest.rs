@@ -31,7 +31,7 @@ pub fn own_domid(store: &Connection) -> Result<Domid> {
 }
 
 /// A guest as XenStore has it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Guest {
     /// Its domid.
     pub domid: Domid,
@@ -80,6 +80,12 @@ impl Guest {
         ensure!(!vm.is_empty(), "cannot tell which VM domain {domid} is: /local/domain/{domid}/vm names none");
         let vbds = vbds.with_context(|| format!("cannot tell the disks of domain {domid}"))?;
         Ok(Self { domid, name, vm, vbds })
+    }
+
+    /// Whether that is a device model of this domain.
+    #[must_use]
+    pub fn is(&self, holder: &Holder) -> bool {
+        holder.domid == self.domid && holder.vm == self.vm
     }
 }
 
@@ -197,6 +203,15 @@ pub fn key_of(store: &Connection, domid: Domid) -> Result<Option<String>> {
     Ok(optional(store.read(&key(domid)))?.map(Into::into))
 }
 
+/// The pair published for a domain.
+///
+/// # Errors
+/// When XenStore cannot be read, or what is published is no pair.
+pub fn pair_of(store: &Connection, domid: Domid) -> Result<Option<Pair>> {
+    let pair = key_of(store, domid)?.map(|value| value.parse());
+    pair.transpose().with_context(|| format!("cannot use {}", key(domid)))
+}
+
 /// Publishes a guest's pair, readable by dom0 alone.
 ///
 /// # Errors
@@ -255,6 +270,22 @@ fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change)
 /// When XenStore cannot be read.
 pub fn is_published(store: &Connection, domid: Domid, pair: Pair) -> Result<bool> {
     Ok(key_of(store, domid)?.is_some_and(|value| value == pair.to_string()))
+}
+
+/// Has QEMU try a disk again that it could not open: it does so as often as anything below its backends changes, as
+/// long as the state is the toolstack's first (`xen_bus_type_enumerate` in hw/xen/xen-bus.c). Permissions replaced
+/// by what they are change nothing, and cannot bring back a backend that is being removed.
+///
+/// # Errors
+/// When XenStore cannot be asked.
+pub fn offer_again(store: &Connection, vbd: &Vbd) -> Result<()> {
+    const INITIALISING: &str = "1";
+    let state = optional(store.read(&format!("{}/state", vbd.backend)))?;
+    if !vbd.paths.is_empty() && state.as_deref() == Some(INITIALISING) {
+        let touch = || store.set_permissions(&vbd.backend, &store.permissions(&vbd.backend)?);
+        optional(touch())?;
+    }
+    Ok(())
 }
 
 /// The holder whose domain still exists, if any: whatever became of its device model, the kernel's own

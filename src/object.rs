@@ -3,8 +3,8 @@
 mod recorded;
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -29,6 +29,18 @@ pub enum Identity {
 }
 
 impl Identity {
+    /// `None` for what is no disk.
+    fn of(status: &Metadata) -> Option<Self> {
+        let kind = status.file_type();
+        if kind.is_file() {
+            Some(Self::File(major(status.dev()), minor(status.dev()), status.ino()))
+        } else if kind.is_block_device() {
+            Some(Self::Block(major(status.rdev()), minor(status.rdev())))
+        } else {
+            None
+        }
+    }
+
     /// A file's inode.
     fn inode(self) -> Option<u64> {
         if let Self::File(.., inode) = self { Some(inode) } else { None }
@@ -79,15 +91,8 @@ impl Object {
     pub fn open(path: &Path) -> Result<Self> {
         let open = || -> Result<Self> {
             let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open(path)?;
-            let status = file.metadata()?;
-            let kind = status.file_type();
-            let identity = if kind.is_file() {
-                Identity::File(major(status.dev()), minor(status.dev()), status.ino())
-            } else if kind.is_block_device() {
-                Identity::Block(major(status.rdev()), minor(status.rdev()))
-            } else {
-                bail!("it is neither a regular file nor a block device");
-            };
+            let identity = Identity::of(&file.metadata()?);
+            let identity = identity.context("it is neither a regular file nor a block device")?;
             Ok(Self { file, path: path.into(), identity })
         };
         open().with_context(|| format!("cannot use {} as a disk", path.display()))
@@ -145,6 +150,33 @@ impl Object {
             return Ok(None);
         }
         Self::open(path).map(Some)
+    }
+}
+
+/// All files and block devices that a process has open; none when there is no such process any more.
+///
+/// # Errors
+/// When `/proc` cannot be read: that of a device model of another user, without `CAP_SYS_PTRACE`.
+pub fn open_in(pid: u32) -> Result<Vec<Identity>> {
+    let directory = format!("/proc/{pid}/fd");
+    let open = || -> io::Result<Vec<Identity>> {
+        let mut open = Vec::new();
+        for descriptor in fs::read_dir(&directory)? {
+            let path = descriptor?.path();
+            match fs::read_link(&path) {
+                // no socket or pipe; what we may not look at we have not labelled
+                Ok(target) if target.is_absolute() => {
+                    open.extend(fs::metadata(&path).ok().as_ref().and_then(Identity::of));
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(open)
+    };
+    match open() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.with_context(|| format!("cannot tell what process {pid} has open")),
     }
 }
 

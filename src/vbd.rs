@@ -17,7 +17,7 @@ use crate::argv::Domid;
 pub const KINDS: &[&str] = &["vbd", "vbd3", "qdisk", "tap", "virtio_disk"];
 
 /// The nodes of a backend that say what it is made of.
-pub const NODES: &[&str] = &["params", "mode", "script", "physical-device-path", "node", "loop-device"];
+pub const NODES: &[&str] = &["params", "mode", "dev", "script", "physical-device-path", "node", "loop-device"];
 
 /// The nodes of libxl's own record of a device, `/libxl/<domid>/device/<kind>/<devid>`.
 pub const LISTED_NODES: &[&str] = &["backend", "params", "mode"];
@@ -37,14 +37,24 @@ pub struct Backend {
 /// One virtual block device and the paths in dom0 that it stands on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vbd {
-    /// The backend's path in `XenStore`.
+    /// The backend's path in `XenStore`; its last part is the virtual device's number.
     pub backend: String,
+    /// The virtual device's name as the toolstack was given it, `xvda` or `hdc`; empty where it keeps none.
+    pub name: String,
     /// Whether the guest may write it.
     pub writable: bool,
     /// Whether QEMU takes it for qcow2: where the toolstack declared it so, never by what is in it.
     pub qcow2: bool,
     /// Where its content is, first of all the path QEMU opens; none for an empty CD drive or a network disk.
     pub paths: Vec<PathBuf>,
+}
+
+impl Vbd {
+    /// Whether it is the one that an administrator calls by this number or name.
+    #[must_use]
+    pub fn is(&self, device: &str) -> bool {
+        self.name == device || self.backend.rsplit('/').next() == Some(device)
+    }
 }
 
 /// Why a guest's disks cannot be told.
@@ -139,7 +149,8 @@ pub fn vbd(backend: &Backend) -> Result<Vbd, Refused> {
     // of the other kinds QEMU opens a device, which hides the format
     let is_qdisk = backend.path.rsplit('/').nth(2) == Some("qdisk");
     let qcow2 = is_qdisk && node("params").is_some_and(|params| params.starts_with(b"qcow2:"));
-    Ok(Vbd { backend: backend.path.clone(), writable, qcow2, paths })
+    let name = String::from_utf8_lossy(node("dev").unwrap_or_default()).into_owned();
+    Ok(Vbd { backend: backend.path.clone(), name, writable, qcow2, paths })
 }
 
 fn file_name(path: &[u8]) -> &[u8] {

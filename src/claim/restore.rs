@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result, bail};
 
-use super::{Claim, Journal, Labelled, Name, Registry};
+use super::{Claim, Journal, Labelled, Name, Process, Registry};
 
 impl Claim {
     /// Puts every label back that can be, and then gives the claim up: it is free again only when no object that
@@ -27,9 +27,22 @@ impl Claim {
         }
     }
 
+    /// Takes a holder out, the last of whom puts every label back as [`put_back`](Self::put_back) does.
+    ///
+    /// # Errors
+    /// When the claim cannot be read or written.
+    pub fn give_up(&mut self, registry: &Registry, process: &Process) -> Result<Result<usize, Vec<Error>>> {
+        self.leave(process)?;
+        let journal = self.journal()?;
+        Ok(if journal.holders.is_empty() { self.put_back(registry, &journal) } else { Ok(0) })
+    }
+
     /// Puts one label back, if the object is still the one recorded and still carries the label it was given. True
     /// when it was changed.
-    fn restore(&self, registry: &Registry, label: &Labelled) -> Result<bool> {
+    ///
+    /// # Errors
+    /// When the object cannot be told or labelled, or another claim has it.
+    pub fn restore(&self, registry: &Registry, label: &Labelled) -> Result<bool> {
         let mut changed = false;
         if let Some(object) = label.object.find()?
             && object.label()? == label.after

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use selinux::SecurityContext;
 use svirt_interpose::xenstore::{Access, Connection, Permissions};
-use xenstore_rs::Xs as _;
+use xenstore_rs::{Xs as _, XsTransaction as _, XsTransactionSpan as _};
 
 use super::xenstored::{Daemon, Directory, Xenstored, within};
 
@@ -124,24 +124,41 @@ impl Host {
         {
             store.write(&format!("{home}/{node}"), &value).unwrap();
         }
-        for Disk(kind, devid, params, mode, nodes) in disks {
-            let frontend = format!("{home}/device/vbd/{devid}");
-            let backend = format!("/local/domain/0/backend/{kind}/{domid}/{devid}");
-            let record = format!("/libxl/{domid}/device/vbd/{devid}");
-            store.write(&frontend, "").unwrap();
-            let guests = Permissions { owner: domid, default: Access::None, entries: vec![(0, Access::Read)] };
-            store.set_permissions(&frontend, &guests).unwrap();
-            store.write(&format!("{frontend}/backend"), &backend).unwrap();
-            store.write(&format!("{record}/backend"), &backend).unwrap();
-            for base in [&backend, &record] {
-                store.write(&format!("{base}/frontend"), &frontend).unwrap();
-                store.write(&format!("{base}/params"), params).unwrap();
-                store.write(&format!("{base}/mode"), mode).unwrap();
-            }
-            for (node, value) in nodes {
-                store.write(&format!("{backend}/{node}"), value).unwrap();
-            }
+        for disk in disks {
+            self.attach(domid, disk);
         }
+    }
+
+    /// Adds a disk to a domain as libxl does, all at once.
+    pub(crate) fn attach(&self, domid: u16, Disk(kind, devid, params, mode, nodes): &Disk) {
+        let frontend = format!("/local/domain/{domid}/device/vbd/{devid}");
+        let backend = format!("/local/domain/0/backend/{kind}/{domid}/{devid}");
+        let record = format!("/libxl/{domid}/device/vbd/{devid}");
+        let store = self.store().transaction().unwrap();
+        store.write(&frontend, "").unwrap();
+        let guests = Permissions { owner: domid, default: Access::None, entries: vec![(0, Access::Read)] };
+        store.set_permissions(&frontend, &guests).unwrap();
+        store.write(&format!("{frontend}/backend"), &backend).unwrap();
+        store.write(&format!("{record}/backend"), &backend).unwrap();
+        for base in [&backend, &record] {
+            store.write(&format!("{base}/frontend"), &frontend).unwrap();
+            store.write(&format!("{base}/params"), params).unwrap();
+            store.write(&format!("{base}/mode"), mode).unwrap();
+        }
+        store.write(&format!("{backend}/state"), "1").unwrap();
+        for (node, value) in nodes {
+            store.write(&format!("{backend}/{node}"), value).unwrap();
+        }
+        store.commit().unwrap();
+    }
+
+    /// Takes a disk from a domain as libxl does.
+    pub(crate) fn detach(&self, domid: u16, Disk(kind, devid, ..): &Disk) {
+        let store = self.store().transaction().unwrap();
+        store.rm(&format!("/local/domain/{domid}/device/vbd/{devid}")).unwrap();
+        store.rm(&format!("/local/domain/0/backend/{kind}/{domid}/{devid}")).unwrap();
+        store.rm(&format!("/libxl/{domid}/device/vbd/{devid}")).unwrap();
+        store.commit().unwrap();
     }
 
     /// Removes a domain as libxl does, without a word to its device model.

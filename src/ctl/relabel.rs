@@ -1,0 +1,152 @@
+//! `svirtctl relabel`: labels the disks that a guest got since its launch, and puts back the labels of those it has
+//! no more.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::argv::Domid;
+use crate::claim::{self, Labelled, Name, Outdated, Registry};
+use crate::config::Config;
+use crate::confinement::Confinement;
+use crate::disks;
+use crate::guest::{self, Guest};
+use crate::log::{self, clean};
+use crate::mcs::Pair;
+use crate::object::{self, Identity, Object};
+use crate::owner::Owners;
+use crate::plan::Relabel;
+use crate::selinux;
+use crate::vbd::Vbd;
+use crate::xenstore::Connection;
+
+/// Relabels one virtual block device of a guest by number or name, or all of them. True when nothing had to be left.
+///
+/// # Errors
+/// When there is no such guest or device, or that cannot be told.
+pub(super) fn run(domid: Domid, device: Option<&str>) -> Result<bool> {
+    let config = Config::load()?;
+    let store = Connection::open()?;
+    let guest = Guest::read(&store, guest::own_domid(&store)?, domid)?;
+    let Some(pair) = guest::pair_of(&store, domid)? else {
+        bail!("domain {domid} has no pair of categories: svirt-interpose started no device model for it");
+    };
+    let vbds: Vec<&Vbd> = guest.vbds.iter().filter(|vbd| device.is_none_or(|device| vbd.is(device))).collect();
+    if let Some(device) = device {
+        ensure!(!vbds.is_empty(), "domain {domid} has no virtual block device {device}");
+    }
+    let mut all = true;
+    for vbd in vbds {
+        all &= tell(&label(&config, &guest, vbd, pair));
+    }
+    if device.is_none() {
+        all &= tell(&release(&config, &guest, pair));
+    }
+    Ok(all)
+}
+
+fn tell(done: &Result<Vec<String>>) -> bool {
+    match done {
+        Ok(lines) => lines.iter().for_each(|line| println!("{}", clean(line))),
+        Err(error) => eprintln!("svirtctl: {}", clean(&format!("{error:#}"))),
+    }
+    done.is_ok()
+}
+
+/// Labels what a disk is made of, as a launch would have; a line for each object that was changed.
+///
+/// # Errors
+/// When a launch would have refused it; then all is as it was.
+fn label(config: &Config, guest: &Guest, vbd: &Vbd, pair: Pair) -> Result<Vec<String>> {
+    let alone = Guest { vbds: vec![vbd.clone()], ..guest.clone() };
+    let labelled = claim::retrying(|| {
+        let (store, registry) = (Connection::open()?, Registry::open(&config.state_dir)?);
+        let (contexts, mode) = (config.contexts()?, selinux::mode()?);
+        let published = guest::published_for_others(&store, guest.domid)?;
+        let found = {
+            let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
+            disks::find(&alone, &owners, &config.backing_dirs, &contexts, mode)?
+        };
+        let after = |relabel: &Relabel| {
+            if relabel.writable { contexts.image.with_pair(pair) } else { contexts.content.clone() }
+        };
+        let (mut plan, mut settled) = (Vec::new(), Vec::new());
+        for (object, relabel) in disks::decide(found, &contexts, &published, mode)? {
+            let done = object.label()? == after(&relabel) && has_it(&registry, guest, pair, &relabel)?;
+            if done { &mut settled } else { &mut plan }.push((object, relabel));
+        }
+        let lines =
+            plan.iter().map(|(object, relabel)| format!("{}: labelled {}", object.path().display(), after(relabel)));
+        let (lines, objects) = (lines.collect(), plan.len());
+        let mut confinement = Confinement::running(store, registry, guest.domid, &guest.vm, pair)?;
+        // whoever had the claim locked may have been putting back what was not attached yet
+        for (object, relabel) in &settled {
+            ensure!(object.label()? == after(relabel), Outdated::Label(object.path().into()));
+        }
+        if objects > 0 {
+            confinement.label(plan, &contexts)?;
+            log::done(&format!("relabel domid={} vm={} set={pair} objects={objects}", guest.domid, guest.vm));
+        }
+        confinement.keep();
+        Ok(lines)
+    })?;
+    guest::offer_again(&Connection::open()?, vbd)?;
+    Ok(labelled)
+}
+
+/// Whether the claims have it already that this is the guest's.
+fn has_it(registry: &Registry, guest: &Guest, pair: Pair, relabel: &Relabel) -> Result<bool> {
+    let Some(name) = relabel.readers else { return Ok(relabel.from == Some(pair.into())) };
+    Ok(registry.read(name)?.is_some_and(|journal| journal.holders.iter().any(|holder| guest.is(holder))))
+}
+
+/// Puts back the labels of what the guest was given, but neither has as a disk nor holds open any more. A line for
+/// each.
+fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
+    let registry = Registry::open(&config.state_dir)?;
+    let mut claim = registry.lock(pair.into())?.ok_or(Outdated::Claim(pair.into()))?;
+    let journal = claim.journal()?;
+    let store = Connection::open()?;
+    let (own, contexts) = (guest::own_domid(&store)?, config.contexts()?);
+    let mut in_use: BTreeSet<Identity> = BTreeSet::new();
+    for holder in &journal.holders {
+        if holder.process.is_alive()? {
+            // the backend's nodes are gone before QEMU has written the last of a qcow2 and closed it
+            in_use.extend(object::open_in(holder.process.pid)?);
+        }
+        if guest::still_there(&store, [holder])?.is_some() {
+            let guest = Guest::read(&store, own, holder.domid)?;
+            for (_, objects) in disks::objects(&guest, &config.backing_dirs, &contexts) {
+                in_use.extend(objects?.iter().map(Object::identity));
+            }
+        }
+    }
+    let left = |label: &Labelled| -> Result<bool> {
+        let object = label.object.find()?;
+        Ok(object.is_some_and(|object| !in_use.contains(&object.identity())))
+    };
+    let mut lines = Vec::new();
+    let mut put_back =
+        |label: &Labelled| lines.push(format!("{}: put back {}", label.object.path.display(), label.before));
+    for label in journal.labels.iter().rev() {
+        if left(label)? && claim.restore(&registry, label)? {
+            put_back(label);
+        }
+    }
+    for name in registry.names()?.into_iter().filter(|name| matches!(name, Name::Content(_))) {
+        let Some(mut claim) = registry.lock(name)? else { continue };
+        let journal = claim.journal()?;
+        for label in &journal.labels {
+            for holder in journal.holders.iter().filter(|holder| guest.is(holder)) {
+                if left(label)? {
+                    match claim.give_up(&registry, &holder.process)? {
+                        Ok(0) => {}
+                        Ok(_) => put_back(label),
+                        Err(failures) => failures.into_iter().try_for_each(Err)?,
+                    }
+                }
+            }
+        }
+    }
+    Ok(lines)
+}
