@@ -4,6 +4,7 @@ mod audit;
 mod doctor;
 mod reconcile;
 mod relabel;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ usage: svirtctl COMMAND
               label the disks that a running guest got since its launch, or the one of that
               number or name (51728, xvdb); without DEVICE, also put back the labels of those
               it has no more
+  watch       label whatever libxl attaches to running guests, until stopped
 
 exit status: 0 all is well, 1 something is not (audit: it does not agree; reconcile, relabel:
 it could not be done), 2 it cannot be told
@@ -70,6 +72,7 @@ fn command() -> Result<bool> {
         ["reconcile"] => reconcile::run(),
         ["relabel", domid] => relabel::run(domid.parse()?, None),
         ["relabel", domid, device] => relabel::run(domid.parse()?, Some(device)),
+        ["watch"] => watch::run(),
         [] => bail!("no command given; see svirtctl --help"),
         _ => bail!("cannot make sense of {:?}; see svirtctl --help", words.join(" ")),
     }

@@ -14,24 +14,36 @@ use crate::object::{self, Object};
 use crate::owner::Owners;
 use crate::plan::{self, Found, Relabel};
 use crate::selinux::Mode;
+use crate::vbd::Vbd;
 
-/// The objects of the guest's disks and below them, and whether it may write each.
-pub fn objects<'a>(
+/// What stands below a disk, or is the disk itself.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// The disk.
+    pub vbd: &'a Vbd,
+    /// Whether it is below.
+    pub backing: bool,
+    /// What it is made of, or why that cannot be used.
+    pub objects: Result<Vec<Object>>,
+}
+
+/// The guest's disks, and then what is below them.
+pub fn parts<'a>(
     guest: &'a Guest,
     backing_dirs: &'a [PathBuf],
     contexts: &'a Contexts,
-) -> impl Iterator<Item = (bool, Result<Vec<Object>>)> + 'a {
-    let disks = guest.vbds.iter().map(|vbd| (vbd, vbd.writable, object::open_all(&vbd.paths)));
+) -> impl Iterator<Item = Part<'a>> {
+    let disks = guest.vbds.iter().map(|vbd| (vbd, false, object::open_all(&vbd.paths)));
     // after all disks: a layer that is also one of them is that first of all
     let qcow2 = guest.vbds.iter().filter(|vbd| vbd.qcow2 && !backing_dirs.is_empty());
-    let layers =
-        qcow2.filter_map(|vbd| Some((vbd, false, backing::layers(vbd.paths.first()?, backing_dirs, contexts))));
-    disks
-        .chain(layers)
-        .map(|(vbd, writable, objects)| (writable, objects.with_context(|| format!("cannot use {}", vbd.backend))))
+    let layers = qcow2.filter_map(|vbd| Some((vbd, true, backing::layers(vbd.paths.first()?, backing_dirs, contexts))));
+    disks.chain(layers).map(|(vbd, backing, objects)| {
+        let objects = objects.with_context(|| format!("cannot use {}", vbd.backend));
+        Part { vbd, backing, objects }
+    })
 }
 
-/// Each of them once, and whose it is. A read-only device is left as it is.
+/// Each of their objects once, and whose it is. A read-only device is left as it is.
 ///
 /// # Errors
 /// When one of them cannot be used, unless SELinux is permissive, or it cannot be told whose it is.
@@ -43,7 +55,8 @@ pub fn find(
     mode: Mode,
 ) -> Result<Vec<(Object, Found)>> {
     let mut all: Vec<(Object, Found)> = Vec::new();
-    for (writable, objects) in objects(guest, backing_dirs, contexts) {
+    for Part { vbd, backing, objects } in parts(guest, backing_dirs, contexts) {
+        let writable = vbd.writable && !backing;
         for object in tolerate(objects, mode)?.unwrap_or_default() {
             let known = all.iter().any(|(known, _)| known.identity() == object.identity());
             if known || !writable && object.is_device() {
@@ -51,7 +64,7 @@ pub fn find(
             }
             let Some(label) = tolerate(object.label(), mode)? else { continue };
             let (owner, recorded) = owners.of(&object, &label, writable)?;
-            let found = Found { path: object.path().into(), writable, label, owner, recorded };
+            let found = Found { path: object.path().into(), writable, backing, label, owner, recorded };
             all.push((object, found));
         }
     }

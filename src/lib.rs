@@ -3,7 +3,7 @@
 //! A launch is told top to bottom in [`launch`], and what becomes of its disks in [`disks`]. What is decided stands in
 //! modules of values without any I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands
 //! in modules of one kind of effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`],
-//! [`backing`], [`boot`], [`policy`], [`exec`], [`signals`], [`log`], [`config`]); [`confinement`] remembers it, to
+//! [`backing`], [`boot`], [`policy`], [`exec`], [`signals`], [`log`], [`config`], [`libxl`]); [`confinement`] remembers it, to
 //! undo it. `svirtctl`'s commands are in [`ctl`].
 
 pub mod argv;
@@ -18,6 +18,7 @@ pub mod disks;
 pub mod exec;
 pub mod guest;
 pub mod launch;
+pub mod libxl;
 pub mod log;
 pub mod mcs;
 pub mod object;

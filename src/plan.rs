@@ -23,6 +23,8 @@ pub struct Found {
     pub path: PathBuf,
     /// Whether the guest may write it.
     pub writable: bool,
+    /// Whether it is no disk itself, but what one stands on: so the disk's own header says.
+    pub backing: bool,
     /// Its label.
     pub label: Context,
     /// Whose it is.
@@ -115,7 +117,7 @@ pub fn relabel(
     Contexts { image, content, .. }: &Contexts,
     published: &[(Domid, Set)],
 ) -> Result<Option<Relabel>, Refused> {
-    let Found { path, writable, label, owner, recorded } = found;
+    let Found { path, writable, label, owner, recorded, .. } = found;
     let (writable, from, readers) = match owner {
         Owner::Live(holder) => return Err(Refused::InUse(path.clone(), holder.to_string())),
         Owner::Nobody => (*writable, None, None),
@@ -178,7 +180,7 @@ mod tests {
 
     fn found(label: &str, owner: Owner) -> Found {
         let recorded = Some(context("u:object_r:xen_image_t:s0"));
-        Found { path: "/images/a".into(), writable: true, label: context(label), owner, recorded }
+        Found { path: "/images/a".into(), writable: true, backing: false, label: context(label), owner, recorded }
     }
 
     fn read(label: &str, owner: Owner) -> Found {

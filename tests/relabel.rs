@@ -1,4 +1,4 @@
-//! Disks that come and go while a guest runs: `svirtctl relabel`.
+//! Disks that come and go while a guest runs: `svirtctl relabel`, by hand, and `svirtctl watch`, by itself.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -232,6 +232,74 @@ impl Drop for Killed {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// `svirtctl watch`, once it watches; what it says goes to a file.
+fn watch(host: &Host) -> Killed {
+    let said = File::create(host.path("watch.said")).unwrap();
+    let mut watch = host.command(env!("CARGO_BIN_EXE_svirtctl"));
+    let watch = watch.arg("watch").stdout(said.try_clone().unwrap()).stderr(said);
+    Killed(watch.spawn().unwrap())
+}
+
+fn says(host: &Host, what: &str) {
+    let said = || fs::read_to_string(host.path("watch.said")).unwrap().contains(what).then_some(());
+    within(PATIENCE, said);
+}
+
+/// libxl's own record of a domain's disks.
+fn record(host: &Host, domid: u16, vm: &str, disks: &[(&Path, u8)]) {
+    let disks: Vec<String> = disks
+        .iter()
+        .map(|(path, readwrite)| format!("{{\"pdev_path\": \"{}\", \"readwrite\": {readwrite}}}", path.display()))
+        .collect();
+    host.set(&format!("userdata-d.{domid}.{vm}.libxl-json"), &format!("{{\"disks\": [{}]}}\n\0", disks.join(", ")));
+}
+
+#[test]
+fn watch_labels_what_libxl_attaches() {
+    for daemon in [Daemon::C, Daemon::OCaml] {
+        let host = Host::with(daemon);
+        let [early, late] = ["a.raw", "b.raw"].map(|name| host.image(name));
+        host.domain(1, "vm1", &[]);
+        let _qemu = host.launch(1).unwrap();
+        record(&host, 1, "vm1", &[(&early, 1), (&late, 1)]);
+        host.attach(1, &qdisk(51728, &early));
+        let _watch = watch(&host);
+        says(&host, &format!("{}: labelled", early.display()));
+        host.attach(1, &qdisk(51744, &late));
+        says(&host, &format!("{}: labelled", late.display()));
+        assert_eq!([label(&early), label(&late)], [guests(&host, 1), guests(&host, 1)]);
+    }
+}
+
+#[test]
+fn watch_labels_nothing_on_the_word_of_xenstore_alone() {
+    let host = Host::new();
+    let [golden, victims, listed, last] = ["a.raw", "b.raw", "c.raw", "d.raw"].map(|name| host.image(name));
+    host.domain(1, "vm1", &[]);
+    host.domain(2, "vm2", &[]);
+    host.domain(3, "vm3", &[]);
+    let _qemus = [1, 2, 3].map(|domid| host.launch(domid).unwrap());
+    record(&host, 1, "vm1", &[(&golden, 0), (&listed, 1)]);
+    record(&host, 3, "vm3", &[(&last, 1)]);
+    let _watch = watch(&host);
+    let before = [&victims, &listed].map(|path| label(path));
+    host.attach(1, &qdisk(51728, &victims));
+    says(&host, &format!("cannot label {}: libxl has no such", victims.display()));
+    host.attach(1, &qdisk(51744, &golden));
+    says(&host, &format!("cannot label {}: libxl has no such", golden.display()));
+    host.detach(1, &qdisk(51744, &golden));
+    host.attach(1, &cdrom(51744, &golden));
+    says(&host, &format!("{}: labelled {CONTENT}", golden.display()));
+    // what it stands on is no better known than its path
+    let physical = vec![("physical-device-path", victims.display().to_string())];
+    host.attach(1, &Disk("vbd", 51760, listed.display().to_string(), "w", physical));
+    // libxl has no record of this domain
+    host.attach(2, &qdisk(51728, &victims));
+    host.attach(3, &qdisk(51728, &last));
+    says(&host, &format!("{}: labelled", last.display()));
+    assert_eq!([&victims, &listed].map(|path| label(path)), before);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::confinement::Confinement;
 use crate::disks;
 use crate::guest::{self, Guest};
+use crate::libxl::Record;
 use crate::log::{self, clean};
 use crate::mcs::Pair;
 use crate::object::{self, Identity, Object};
@@ -37,7 +38,7 @@ pub(super) fn run(domid: Domid, device: Option<&str>) -> Result<bool> {
     }
     let mut all = true;
     for vbd in vbds {
-        all &= tell(&label(&config, &guest, vbd, pair));
+        all &= tell(&label(&config, &guest, vbd, pair, None));
     }
     if device.is_none() {
         all &= tell(&release(&config, &guest, pair));
@@ -45,7 +46,7 @@ pub(super) fn run(domid: Domid, device: Option<&str>) -> Result<bool> {
     Ok(all)
 }
 
-fn tell(done: &Result<Vec<String>>) -> bool {
+pub(super) fn tell(done: &Result<Vec<String>>) -> bool {
     match done {
         Ok(lines) => lines.iter().for_each(|line| println!("{}", clean(line))),
         Err(error) => eprintln!("svirtctl: {}", clean(&format!("{error:#}"))),
@@ -53,11 +54,18 @@ fn tell(done: &Result<Vec<String>>) -> bool {
     done.is_ok()
 }
 
-/// Labels what a disk is made of, as a launch would have; a line for each object that was changed.
+/// Labels what a disk is made of, as a launch would have; a line for each object that was changed. With libxl's record
+/// only what is in there, and what the administrator has as backing files.
 ///
 /// # Errors
-/// When a launch would have refused it; then all is as it was.
-fn label(config: &Config, guest: &Guest, vbd: &Vbd, pair: Pair) -> Result<Vec<String>> {
+/// When a launch would have refused it, or the record has it not; then all is as it was.
+pub(super) fn label(
+    config: &Config,
+    guest: &Guest,
+    vbd: &Vbd,
+    pair: Pair,
+    record: Option<&Record>,
+) -> Result<Vec<String>> {
     let alone = Guest { vbds: vec![vbd.clone()], ..guest.clone() };
     let labelled = claim::retrying(|| {
         let (store, registry) = (Connection::open()?, Registry::open(&config.state_dir)?);
@@ -67,23 +75,36 @@ fn label(config: &Config, guest: &Guest, vbd: &Vbd, pair: Pair) -> Result<Vec<St
             let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
             disks::find(&alone, &owners, &config.backing_dirs, &contexts, mode)?
         };
-        let after = |relabel: &Relabel| {
-            if relabel.writable { contexts.image.with_pair(pair) } else { contexts.content.clone() }
-        };
-        let (mut plan, mut settled) = (Vec::new(), Vec::new());
+        let doubtful: Vec<Identity> = found
+            .iter()
+            .filter(|(object, found)| {
+                !found.backing && record.is_some_and(|record| !record.has(object, found.writable))
+            })
+            .map(|(object, _)| object.identity())
+            .collect();
+        let (mut plan, mut settled, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         for (object, relabel) in disks::decide(found, &contexts, &published, mode)? {
-            let done = object.label()? == after(&relabel) && has_it(&registry, guest, pair, &relabel)?;
-            if done { &mut settled } else { &mut plan }.push((object, relabel));
+            let after = if relabel.writable { contexts.image.with_pair(pair) } else { contexts.content.clone() };
+            if object.label()? == after && has_it(&registry, guest, pair, &relabel)? {
+                settled.push((object, after));
+                continue;
+            }
+            let path = object.path().display();
+            ensure!(
+                !doubtful.contains(&object.identity()),
+                "cannot label {path}: libxl has no such disk on record for domain {}",
+                guest.domid
+            );
+            lines.push(format!("{path}: labelled {after}"));
+            plan.push((object, relabel));
         }
-        let lines =
-            plan.iter().map(|(object, relabel)| format!("{}: labelled {}", object.path().display(), after(relabel)));
-        let (lines, objects) = (lines.collect(), plan.len());
         let mut confinement = Confinement::running(store, registry, guest.domid, &guest.vm, pair)?;
-        // whoever had the claim locked may have been putting back what was not attached yet
-        for (object, relabel) in &settled {
-            ensure!(object.label()? == after(relabel), Outdated::Label(object.path().into()));
+        // who had the claim locked may just have put back the label of a disk that was not attached yet
+        for (object, after) in &settled {
+            ensure!(object.label()? == *after, Outdated::Label(object.path().into()));
         }
-        if objects > 0 {
+        if !plan.is_empty() {
+            let objects = plan.len();
             confinement.label(plan, &contexts)?;
             log::done(&format!("relabel domid={} vm={} set={pair} objects={objects}", guest.domid, guest.vm));
         }
@@ -116,8 +137,8 @@ fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
         }
         if guest::still_there(&store, [holder])?.is_some() {
             let guest = Guest::read(&store, own, holder.domid)?;
-            for (_, objects) in disks::objects(&guest, &config.backing_dirs, &contexts) {
-                in_use.extend(objects?.iter().map(Object::identity));
+            for part in disks::parts(&guest, &config.backing_dirs, &contexts) {
+                in_use.extend(part.objects?.iter().map(Object::identity));
             }
         }
     }

@@ -19,7 +19,8 @@
  *   pid.<pid>    the context of another process; without it, the exec context that one set
  *
  * Files of the host that would be in the way of a test are looked for there as well: the configuration (conf), the
- * list of filesystems (filesystems), syslog's socket (log), and below root what is in these directories, if it is there.
+ * list of filesystems (filesystems), libxl's record of a domain (by its name), syslog's socket (log), and below root what
+ * is in these directories, if it is there.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -220,6 +221,8 @@ static const char *redirected(const char *path)
 		return in("conf");
 	if (!strcmp(path, "/proc/filesystems"))
 		return in("filesystems");
+	if (!strncmp(path, "/var/lib/xen/", 13))
+		return in(path + 13);
 	return path;
 }
 
