@@ -130,7 +130,8 @@ pub fn vbd(backend: &Backend) -> Result<Vbd, Refused> {
     };
 
     // a script of its own gives `params` a meaning of its own (block-iscsi's target, block-drbd's resource)
-    let custom_script = node("script").is_some_and(|script| !matches!(file_name(script), b"block" | b""));
+    let custom_script =
+        node("script").is_some_and(|script| !matches!(file_name(script), b"block" | b"block-svirt" | b""));
     let mut paths = Vec::new();
     match place(node("params").unwrap_or_default()) {
         Place::Local(path) => paths.push(path),
