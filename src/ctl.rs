@@ -2,13 +2,14 @@
 
 mod audit;
 mod doctor;
+mod plan;
 mod reconcile;
 mod relabel;
 mod watch;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use lexopt::Arg::{Long, Short, Value};
 
 use crate::log;
@@ -20,6 +21,8 @@ usage: svirtctl COMMAND
               show every guest's categories, its device model's label and its disks' labels,
               and whether they agree
   doctor      tell whether this host is ready for guests, and what to change where it is not
+  plan -- QEMU-ARGUMENT...
+              tell what a launch with these arguments would do, and do nothing
   reconcile   put back the labels of guests that are gone, and free their categories
   relabel DOMID [DEVICE]
               label the disks that a running guest got since its launch, or the one of that
@@ -27,8 +30,9 @@ usage: svirtctl COMMAND
               it has no more
   watch       label whatever libxl attaches to running guests, until stopped
 
-exit status: 0 all is well, 1 something is not (audit: it does not agree; reconcile, relabel:
-it could not be done), 2 it cannot be told
+exit status: 0 all is well, 1 something is not (audit: it does not agree; doctor: the host is
+not ready; plan: it would be refused; reconcile, relabel: it could not be done), 2 it cannot
+be told
 
 See svirtctl(8).
 ";
@@ -59,6 +63,14 @@ fn command() -> Result<bool> {
             Short('V') | Long("version") if words.is_empty() => {
                 println!("svirtctl {}", env!("CARGO_PKG_VERSION"));
                 return Ok(true);
+            }
+            Value(word) if word == "plan" && words.is_empty() => {
+                let mut rest = args.raw_args()?;
+                ensure!(
+                    rest.next().is_some_and(|word| word == "--"),
+                    "QEMU's arguments follow --; see svirtctl --help"
+                );
+                return Ok(plan::run(&rest.collect::<Vec<_>>()));
             }
             Long("json") => words.push("--json".into()),
             Value(word) => words.push(word.to_string_lossy().into_owned()),

@@ -82,6 +82,12 @@ impl<'a> Qemu<'a> {
         Ok(Self(path))
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0
+    }
+
     /// Executes QEMU in this process: same pid, argv with its first word, environment, working directory,
     /// descriptors, signal dispositions and mask. SIGPIPE is at its default, where Rust's runtime had set it
     /// to be ignored; libxl promises its children so (`libxl__exec` in `libxl_exec.c`). By execve(2) itself:

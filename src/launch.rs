@@ -9,15 +9,17 @@ use rand::rngs::{StdRng, SysRng};
 
 use crate::argv::{self, Domid, Target};
 use crate::claim::{self, Holder, Process, Registry};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Contexts};
 use crate::confinement::Confinement;
+use crate::context::Context;
 use crate::disks;
 use crate::exec::{self, Qemu};
 use crate::guest::{self, Guest};
 use crate::log;
-use crate::mcs::{self, InUse};
+use crate::mcs::{self, InUse, Pair, Set};
+use crate::object::Object;
 use crate::owner::Owners;
-use crate::plan;
+use crate::plan::{self, Relabel};
 use crate::selinux::{self, Mode};
 use crate::signals::Held;
 use crate::xenstore::Connection;
@@ -51,9 +53,26 @@ impl From<exec::Error> for Failure {
 /// It returns only with a [`Failure`], and then has left labels, XenStore and claims as they were.
 pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
     let config = Config::load()?;
+    let (qemu, guest) = target(&config, args)?;
+    let Some((domid, mode)) = guest else { return Ok(qemu.exec(args)?) };
+
+    let signals = Held::hold()?;
+    let confinement = claim::retrying(|| confine(decide(&config, domid, mode, &selinux::own_context()?)?));
+    if let Err(stopped) = signals.release() {
+        return Err(confinement.err().map_or(anyhow!("{stopped}"), |cause| cause.context(stopped)).into());
+    }
+    let _kept_by_execve = unless_permissive(confinement, domid, mode)?;
+    Ok(qemu.exec(args)?)
+}
+
+/// The QEMU to execute, and the domain to confine it for, if any.
+///
+/// # Errors
+/// As [`launch`].
+pub(crate) fn target<'a>(config: &'a Config, args: &[OsString]) -> Result<(Qemu<'a>, Option<(Domid, Mode)>), Failure> {
     let qemu = Qemu::find(&config.qemu)?;
     let Target::Guest(domid) = argv::target(args).context("cannot tell the domain from QEMU's arguments")? else {
-        return Ok(qemu.exec(args)?);
+        return Ok((qemu, None));
     };
     let mode = selinux::mode()?;
     if mode == Mode::Disabled {
@@ -61,29 +80,46 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
             return Err(anyhow!("SELinux is disabled, and {} says require = true", config::PATH).into());
         }
         log::warn(&format!("domain {domid} is not confined: SELinux is disabled"));
-        return Ok(qemu.exec(args)?);
+        return Ok((qemu, None));
     }
+    Ok((qemu, Some((domid, mode))))
+}
 
-    let signals = Held::hold()?;
-    let confinement = claim::retrying(|| confine(&config, domid, mode));
-    if let Err(stopped) = signals.release() {
-        return Err(confinement.err().map_or(anyhow!("{stopped}"), |cause| cause.context(stopped)).into());
-    }
-    match confinement {
-        Ok(_kept_by_execve) => Ok(qemu.exec(args)?),
+/// While SELinux is permissive QEMU starts, whatever cannot be done for it.
+pub(crate) fn unless_permissive<T>(result: Result<T>, domid: Domid, mode: Mode) -> Result<Option<T>> {
+    match result {
         Err(cause) if mode == Mode::Permissive => {
             log::warn(&format!(
                 "domain {domid} is not confined, and would be refused if SELinux were enforcing: {cause:#}"
             ));
-            Ok(qemu.exec(args)?)
+            Ok(None)
         }
-        Err(cause) => Err(cause.into()),
+        result => result.map(Some),
     }
 }
 
-fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
+/// What is to be done for a guest: all is decided, and nothing done.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) guest: Guest,
+    pub(crate) contexts: Contexts,
+    /// The pair of an earlier claim of the same VM, to be joined.
+    pub(crate) earlier: Option<Pair>,
+    /// What is to be labelled.
+    pub(crate) objects: Vec<(Object, Relabel)>,
+    /// The categories that a pair may be of, and the sets that others have.
+    pool: Set,
+    in_use: Vec<(Domid, Set)>,
+    store: Connection,
+    registry: Registry,
+}
+
+/// Looks, and decides. `own` is the context that the launch runs in.
+///
+/// # Errors
+/// When something cannot be told, or is to be refused.
+pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context) -> Result<Decided> {
     let contexts = config.contexts()?;
-    let own = selinux::own_context()?;
     ensure!(
         own.categories().len() > 1,
         "our own context {own} has no pair of categories to give: is the svirt_interpose module installed?"
@@ -96,24 +132,40 @@ fn confine(config: &Config, domid: Domid, mode: Mode) -> Result<Confinement> {
     let found = disks::find(&guest, &owners, &config.backing_dirs, &contexts, mode)?;
 
     let earlier = plan::earlier_pair(found.iter().map(|(_, found)| found));
-    let plan = disks::decide(found, &contexts, &published, mode)?;
-    let holder = Holder { domid, vm: guest.vm.clone(), process: Process::own()? };
+    let objects = disks::decide(found, &contexts, &published, mode)?;
+    Ok(Decided {
+        guest,
+        contexts,
+        earlier,
+        objects,
+        pool: own.categories().clone(),
+        in_use: published,
+        store,
+        registry,
+    })
+}
 
+/// Does it.
+fn confine(
+    Decided { guest, contexts, earlier, objects, pool, in_use, store, registry }: Decided,
+) -> Result<Confinement> {
+    let holder = Holder { domid: guest.domid, vm: guest.vm.clone(), process: Process::own()? };
     let mut confinement = if let Some(pair) = earlier {
         Confinement::join(store, registry, holder, pair)?
     } else {
-        let mut in_use = InUse::default();
-        in_use.extend(published.into_iter().map(|(_, set)| set));
+        let mut sets = InUse::default();
+        sets.extend(in_use.into_iter().map(|(_, set)| set));
         let mut rng = StdRng::try_from_rng(&mut SysRng).context("cannot get random bytes from the kernel")?;
-        let candidates = mcs::candidates(own.categories(), &in_use, &mut rng);
+        let candidates = mcs::candidates(&pool, &sets, &mut rng);
         Confinement::claim(store, registry, holder, candidates)?
     };
     confinement.publish()?;
-    let objects = plan.len();
-    confinement.label(plan, &contexts)?;
+    let count = objects.len();
+    confinement.label(objects, &contexts)?;
     confinement.enter(&contexts.domain)?;
     log::done(&format!(
-        "launch domid={domid} vm={} name={:?} set={} objects={objects} context={}",
+        "launch domid={} vm={} name={:?} set={} objects={count} context={}",
+        guest.domid,
         guest.vm,
         guest.name,
         confinement.pair(),

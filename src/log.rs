@@ -3,11 +3,19 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
 /// The name every line begins with.
 const NAME: &str = "svirt-interpose";
+
+static STDERR_ALONE: AtomicBool = AtomicBool::new(false);
+
+/// From now on syslog is told nothing: nothing is done that it would have to tell of.
+pub fn to_stderr_alone() {
+    STDERR_ALONE.store(true, Ordering::Relaxed);
+}
 
 /// Tells syslog alone that something was done. Failing to log never fails a launch.
 pub fn done(message: &str) {
@@ -36,6 +44,9 @@ fn say(line: &str) {
 
 /// One datagram that never waits: a syslog daemon that is stopped is no reason to hold a guest up.
 fn syslog(severity: Severity, message: String) {
+    if STDERR_ALONE.load(Ordering::Relaxed) {
+        return;
+    }
     let formatter =
         Formatter3164 { facility: Facility::LOG_AUTH, hostname: None, process: NAME.into(), pid: std::process::id() };
     let mut line = Vec::new();

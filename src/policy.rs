@@ -40,6 +40,15 @@ fn alias() -> String {
     format!("svirt_interpose_{}_t", env!("CARGO_PKG_VERSION").replace('.', "_"))
 }
 
+/// The context that svirt-interpose enters where it is started as this process was.
+///
+/// # Errors
+/// When the loaded policy does not know svirt-interpose, or cannot be asked.
+pub fn interposer() -> Result<Context> {
+    let program = "system_u:object_r:svirt_interpose_exec_t:s0".parse()?;
+    selinux::entered(&selinux::own_context()?, &program)
+}
+
 /// The types of the chain that the loaded policy knows and whose processes are refused nothing.
 ///
 /// # Errors

@@ -86,9 +86,7 @@ fn permissive(contexts: &Contexts) -> Result<Check> {
 
 /// From whoever asks to a guest's QEMU: a toolstack that was started as svirtctl was.
 fn chain(contexts: &Contexts) -> Result<Check> {
-    let own = selinux::own_context()?;
-    let program: Context = "system_u:object_r:svirt_interpose_exec_t:s0".parse()?;
-    let interposer = selinux::entered(&own, &program)?;
+    let (own, interposer) = (selinux::own_context()?, policy::interposer()?);
     let may = |from: &Context, to: &Context| {
         Ok::<_, anyhow::Error>(selinux::decide(from, to, "process", "transition")?.allowed)
     };

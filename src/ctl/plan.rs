@@ -1,0 +1,109 @@
+//! `svirtctl plan`: what a launch with these arguments would do, by the launch's own code, and nothing done.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::argv::Domid;
+use crate::claim::{self, Name};
+use crate::config::Config;
+use crate::context::Context;
+use crate::disks::{self, Part};
+use crate::launch::{self, Decided, Failure};
+use crate::log::{self, clean};
+use crate::object::Object;
+use crate::plan::Relabel;
+use crate::policy;
+use crate::selinux::Mode;
+
+/// What stands for a pair that is drawn at random when it is claimed.
+const NEW: &str = "cA,cB";
+
+/// Prints it. True when QEMU would be started.
+pub(super) fn run(args: &[OsString]) -> bool {
+    log::to_stderr_alone();
+    match plan(args) {
+        Ok(lines) => {
+            for line in lines {
+                println!("{}", clean(&line));
+            }
+            true
+        }
+        Err(Failure { status, cause }) => {
+            println!("refused, with exit status {status}: {}", clean(&format!("{cause:#}")));
+            false
+        }
+    }
+}
+
+fn plan(args: &[OsString]) -> Result<Vec<String>, Failure> {
+    let config = Config::load()?;
+    let (qemu, guest) = launch::target(&config, args)?;
+    let mut lines = vec![format!("QEMU: {}", qemu.path().display())];
+    let confined = guest.map(|(domid, mode)| decide(&config, domid, mode)).transpose()?.flatten();
+    match confined {
+        Some(decided) => lines.extend(described(&decided, &config.backing_dirs)?),
+        None => lines.push("executed as it is: not confined by a pair, and nothing is changed".into()),
+    }
+    Ok(lines)
+}
+
+fn decide(config: &Config, domid: Domid, mode: Mode) -> Result<Option<Decided>> {
+    let decided = claim::retrying(|| launch::decide(config, domid, mode, &policy::interposer()?));
+    launch::unless_permissive(decided, domid, mode)
+}
+
+fn described(
+    Decided { guest, contexts, earlier, objects, .. }: &Decided,
+    backing_dirs: &[PathBuf],
+) -> Result<Vec<String>> {
+    // a pair that is none yet has no context
+    let at_pair = |context: &Context| {
+        earlier.map_or_else(|| format!("{context}:{NEW}"), |pair| context.with_pair(pair).to_string())
+    };
+    let mut lines = vec![
+        format!("domain: {} ({:?}, VM {})", guest.domid, guest.name, guest.vm),
+        earlier.map_or_else(
+            || format!("categories: {NEW}, a pair that nobody has"),
+            |pair| format!("categories: {pair}, by the claim of this VM, which is joined"),
+        ),
+        format!("context: {}", at_pair(&contexts.domain)),
+    ];
+    let line = |object: &Object, relabel: Option<&Relabel>| -> Result<String> {
+        let (path, now) = (object.path().display(), object.label()?);
+        let Some(Relabel { writable, from, readers, .. }) = relabel else {
+            return Ok(format!("    {path}: {now}, left as it is"));
+        };
+        let after = if *writable { at_pair(&contexts.image) } else { contexts.content.to_string() };
+        let whose = match (from, readers) {
+            (Some(name), _) if earlier.map(Name::Pair) != Some(*name) => {
+                format!(", taken over from the claim of {name}")
+            }
+            (_, Some(name)) => format!(", whose claim {name} is joined"),
+            _ => String::new(),
+        };
+        Ok(format!("    {path}: {now} -> {after}{whose}"))
+    };
+    let mut told = HashSet::new();
+    for Part { vbd, backing, objects: parts } in disks::parts(guest, backing_dirs, contexts) {
+        let what = match (backing, vbd.writable) {
+            (true, _) => "what it stands on",
+            (false, true) => "to write",
+            (false, false) => "to read",
+        };
+        lines.push(format!("{} ({what}):", vbd.backend));
+        // while SELinux is permissive one that cannot be used was told of
+        for object in parts.unwrap_or_default() {
+            if told.insert(object.identity()) {
+                let planned = objects.iter().find(|(planned, _)| planned.identity() == object.identity());
+                lines.push(line(&object, planned.map(|(_, relabel)| relabel))?);
+            }
+        }
+        if vbd.paths.is_empty() {
+            lines.push("    nothing on this host".into());
+        }
+    }
+    Ok(lines)
+}
