@@ -311,18 +311,25 @@ fn after_the_hosts_reboot_a_number_may_be_another_files() {
 }
 
 #[test]
-fn reports_a_corrupt_claim_and_leaves_it() {
+fn reports_a_claim_that_it_cannot_read_and_leaves_it() {
     let host = Host::new();
     let disk = host.image("a.raw");
     after_a_guest(&host, &disk);
     let claim = host.path("state/claims").join(&host.claims()[0]);
     let text = fs::read_to_string(&claim).unwrap();
-    fs::write(&claim, text.replace("label object=file", "label object=fill")).unwrap();
-    let before = host.everything();
-    let (status, said) = reconcile(&host);
-    assert_eq!(status, 1);
-    assert!(said.contains("line 4 makes no sense"), "{said}");
-    assert_eq!(host.everything(), before);
+    host.domain(2, "vm2", &[qdisk(768, &disk)]);
+    for (unreadable, why) in [
+        (text.replace("label object=file", "label object=fill"), "line 4 makes no sense"),
+        (text.replace("svirt-interpose claim 1", "svirt-interpose claim 2"), "it begins with"),
+    ] {
+        fs::write(&claim, unreadable).unwrap();
+        let before = host.everything();
+        let (status, said) = reconcile(&host);
+        assert_eq!((status, said.contains(why)), (1, true), "{said}");
+        assert_eq!(host.everything(), before);
+        let refusal = host.refuse(&["-xen-domid", "2"]);
+        assert!(refusal.said.contains(why), "no guest gets its disk: {}", refusal.said);
+    }
     fs::write(&claim, text).unwrap();
     assert_eq!(reconcile(&host).0, 0);
 }

@@ -1,4 +1,7 @@
-//! What a claim says: text lines, one record each.
+//! What a claim says: text lines, one record each, of the form `kind name=value …`.
+//!
+//! Versions read each other's. What an earlier one does not have to know is added as a record of another kind, which it
+//! passes over and keeps, or as a field of another name, which it may drop. What it would misread has another [`HEADER`].
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -102,6 +105,8 @@ pub struct Journal {
     pub holders: Vec<Holder>,
     /// Every object it labelled, once, as last recorded.
     pub labels: Vec<Labelled>,
+    /// What a later version added.
+    unknown: Vec<String>,
     /// How many lines it has, and how many it had when it was last written anew.
     lines: usize,
     kept: usize,
@@ -116,7 +121,7 @@ impl Journal {
 
     /// Reads a claim. A last line without its end was torn off by a crash before anything followed from it
     /// and counts as not written. Records of a kind that is not known are a later version's additions and
-    /// are passed over.
+    /// mean nothing here.
     ///
     /// # Errors
     /// When the header or a whole line of a known kind makes no sense: nothing is guessed.
@@ -161,7 +166,7 @@ impl Journal {
                 self.labels.push(Labelled { object, before, after });
             }
             "kept" => self.kept = field("lines")?.parse().ok()?,
-            _ => {}
+            _ => self.unknown.push(format!("{line}\n")),
         }
         Some(())
     }
@@ -175,8 +180,8 @@ impl Journal {
     /// The claim that says just this.
     pub(super) fn text(&self) -> String {
         let records = self.holders.iter().map(holder_line).chain(self.labels.iter().map(label_line));
-        let lines = self.holders.len() + self.labels.len();
-        format!("{HEADER}\nkept lines={lines}\n{}", records.collect::<String>())
+        let records: Vec<String> = records.chain(self.unknown.iter().cloned()).collect();
+        format!("{HEADER}\nkept lines={}\n{}", records.len(), records.concat())
     }
 
     /// The holder that still runs, if any of those that count does.
@@ -258,9 +263,18 @@ mod tests {
     }
 
     #[test]
-    fn passes_over_what_a_later_version_added() {
-        let text = text(&["shared object=block-7:7\n".into(), holder_line(&holder(7, 12))]);
-        assert_eq!(Journal::parse(text.as_bytes()).unwrap().holders, [holder(7, 12)]);
+    fn passes_over_what_a_later_version_added_and_keeps_it() {
+        let added = "frozen object=block-7:7\n";
+        let with_a_field = holder_line(&holder(7, 12)).replace('\n', " since=12\n");
+        let journal = Journal::parse(text(&[added.into(), with_a_field]).as_bytes()).unwrap();
+        assert_eq!(journal.holders, [holder(7, 12)]);
+        assert!(journal.text().contains(added), "it is not lost when the claim is written anew");
+    }
+
+    #[test]
+    fn refuses_what_a_later_version_has_it_misread() {
+        let refused = Journal::parse(text(&[]).replace("claim 1", "claim 2").as_bytes()).unwrap_err();
+        assert_eq!(refused.to_string(), "it begins with \"svirt-interpose claim 2\", not \"svirt-interpose claim 1\"");
     }
 
     #[test]
