@@ -8,7 +8,6 @@ mod stream;
 mod wire;
 
 use std::cell::RefCell;
-use std::env;
 use std::io::{self, ErrorKind};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use std::time::Duration;
 
 use xenstore_rs::{Xs, XsTransaction, XsTransactionSpan};
 
+use crate::environment;
 pub use permissions::{Access, Permissions};
 use stream::Stream;
 use wire::{Answer, Operation, Request};
@@ -45,15 +45,19 @@ impl Connection {
     /// `$XENSTORED_RUNDIR`, by default `/run/xenstored/socket`; and where that fails, for whatever reason, to
     /// `/dev/xen/xenbus` (`/proc/xen/xenbus` on old kernels), which is the way to a xenstored outside this domain.
     ///
+    /// Both variables are whoever's who started this process: where it has gained rights by that they are ignored. The
+    /// device then leads to the host's xenstored, wherever its socket is.
+    ///
     /// # Errors
     ///
     /// When none of them can be opened; the text names each one and its failure. A socket that does not accept within
     /// [`PATIENCE`] is `TimedOut`, without trying the device.
     pub fn open() -> io::Result<Self> {
-        if let Some(path) = env::var_os("XENSTORED_PATH") {
+        if let Some(path) = environment::var("XENSTORED_PATH") {
             return Self::connect(Path::new(&path), PATIENCE);
         }
-        let rundir = env::var_os("XENSTORED_RUNDIR").map_or_else(|| PathBuf::from("/run/xenstored"), PathBuf::from);
+        let rundir =
+            environment::var("XENSTORED_RUNDIR").map_or_else(|| PathBuf::from("/run/xenstored"), PathBuf::from);
         Self::connect(&rundir.join("socket"), PATIENCE).or_else(|socket| {
             if socket.kind() == ErrorKind::TimedOut {
                 return Err(socket);

@@ -7,6 +7,7 @@ mod common {
 }
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -548,9 +549,30 @@ fn opens_what_the_environment_names() {
     assert_eq!(opened(&[("XENSTORED_PATH", &missing)]), format!("cannot connect to xenstored at {here}: {why}"));
 }
 
+#[test]
+fn a_process_that_gained_rights_does_not_ask_the_environment() {
+    let directory = Directory::new();
+    // not in /tmp, which may be nosuid
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("set-group-id");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    std::os::unix::fs::chown(&program, None, Some(65534)).unwrap();
+    let missing = directory.path().join("socket");
+    for (mode, asked) in [(0o755, true), (0o2755, false)] {
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).unwrap();
+        for (variable, value) in [("XENSTORED_PATH", missing.as_path()), ("XENSTORED_RUNDIR", directory.path())] {
+            let said = opened_by(&program, &[(variable, value)]);
+            assert_eq!(said.contains(missing.to_str().unwrap()), asked, "{mode:o} {variable}: {said}");
+        }
+    }
+}
+
 /// The error of `Connection::open` under an environment, in a process of its own.
 fn opened(environment: &[(&str, &Path)]) -> String {
-    let output = Command::new(std::env::current_exe().unwrap())
+    opened_by(&std::env::current_exe().unwrap(), environment)
+}
+
+fn opened_by(program: &Path, environment: &[(&str, &Path)]) -> String {
+    let output = Command::new(program)
         .args(["--ignored", "--exact", "open_and_tell", "--nocapture"])
         .env_remove("XENSTORED_PATH")
         .env_remove("XENSTORED_RUNDIR")

@@ -84,8 +84,19 @@ check "no denial so far" no_avcs
 
 echo "the administrator's view"
 check "svirtctl audit" svirtctl audit
-over_xenbus() { XENSTORED_PATH=/dev/xen/xenbus as_qemu one context; }
+over_xenbus() {
+    local status=0
+    mv /run/xenstored/socket /run/xenstored/away
+    as_qemu one context || status=$?
+    mv /run/xenstored/away /run/xenstored/socket
+    return "$status"
+}
 check "a launch through /dev/xen/xenbus" over_xenbus
+elsewhere() {
+    local id
+    id=$(domid one) && XENSTORED_PATH=/nonexistent as_probe -xen-domid "$id" context
+}
+check "a launch whose environment leads elsewhere" elsewhere
 
 echo "the end"
 for name in one two three; do check "destroy $name" destroy "$name"; done
