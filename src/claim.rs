@@ -62,7 +62,7 @@ const TRIES: u32 = 5;
 ///
 /// # Errors
 /// As what it does.
-pub fn retrying<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+pub fn retrying<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 1..TRIES {
         match attempt() {
             Err(error) if error.is::<Outdated>() => {}

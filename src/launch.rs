@@ -15,13 +15,13 @@ use crate::context::Context;
 use crate::disks;
 use crate::exec::{self, Qemu};
 use crate::guest::{self, Guest};
-use crate::log;
 use crate::mcs::{self, InUse, Pair, Set};
 use crate::object::Object;
 use crate::owner::Owners;
 use crate::plan::{self, Relabel};
 use crate::selinux::{self, Mode};
 use crate::signals::Held;
+use crate::trail::{Given, Trail};
 use crate::xenstore::Connection;
 
 /// Why QEMU was not started, and the exit status that says so: 125 refused, 126 it cannot be executed, 127
@@ -50,18 +50,32 @@ impl From<exec::Error> for Failure {
 /// its first word.
 ///
 /// # Errors
-/// It returns only with a [`Failure`], and then has left labels, XenStore and claims as they were.
+/// It returns only with a [`Failure`], and then has left labels, XenStore and claims as they were, and told why.
 pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
+    let mut trail = Trail::default();
+    start(args, &mut trail).inspect_err(|failure| trail.refused(failure.status, &failure.cause))
+}
+
+fn start(args: &[OsString], trail: &mut Trail) -> Result<Infallible, Failure> {
     let config = Config::load()?;
-    let (qemu, guest) = target(&config, args)?;
+    let (qemu, guest) = target(&config, args, trail)?;
     let Some((domid, mode)) = guest else { return Ok(qemu.exec(args)?) };
+    if mode == Mode::Disabled {
+        trail.unconfined(domid, "SELinux is disabled");
+        return Ok(qemu.exec(args)?);
+    }
 
     let signals = Held::hold()?;
-    let confinement = claim::retrying(|| confine(decide(&config, domid, mode, &selinux::own_context()?)?));
+    let confinement =
+        claim::retrying(|| confine(decide(&config, domid, mode, &selinux::own_context()?, trail)?, trail));
     if let Err(stopped) = signals.release() {
         return Err(confinement.err().map_or(anyhow!("{stopped}"), |cause| cause.context(stopped)).into());
     }
-    let _kept_by_execve = unless_permissive(confinement, domid, mode)?;
+    let kept_by_execve = unless_permissive(confinement, mode)?;
+    match &kept_by_execve {
+        Ok(_) => trail.confined(),
+        Err(cause) => trail.unconfined(domid, cause),
+    }
     Ok(qemu.exec(args)?)
 }
 
@@ -69,32 +83,30 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
 ///
 /// # Errors
 /// As [`launch`].
-pub(crate) fn target<'a>(config: &'a Config, args: &[OsString]) -> Result<(Qemu<'a>, Option<(Domid, Mode)>), Failure> {
+pub(crate) fn target<'a>(
+    config: &'a Config,
+    args: &[OsString],
+    trail: &mut Trail,
+) -> Result<(Qemu<'a>, Option<(Domid, Mode)>), Failure> {
     let qemu = Qemu::find(&config.qemu)?;
     let Target::Guest(domid) = argv::target(args).context("cannot tell the domain from QEMU's arguments")? else {
         return Ok((qemu, None));
     };
+    trail.domid = Some(domid);
     let mode = selinux::mode()?;
-    if mode == Mode::Disabled {
-        if config.require {
-            return Err(anyhow!("SELinux is disabled, and {} says require = true", config::PATH).into());
-        }
-        log::warn(&format!("domain {domid} is not confined: SELinux is disabled"));
-        return Ok((qemu, None));
+    if mode == Mode::Disabled && config.require {
+        return Err(anyhow!("SELinux is disabled, and {} says require = true", config::PATH).into());
     }
     Ok((qemu, Some((domid, mode))))
 }
 
-/// While SELinux is permissive QEMU starts, whatever cannot be done for it.
-pub(crate) fn unless_permissive<T>(result: Result<T>, domid: Domid, mode: Mode) -> Result<Option<T>> {
+/// While SELinux is permissive QEMU starts, whatever cannot be done for it: then why it is not confined.
+pub(crate) fn unless_permissive<T>(result: Result<T>, mode: Mode) -> Result<Result<T, String>> {
     match result {
         Err(cause) if mode == Mode::Permissive => {
-            log::warn(&format!(
-                "domain {domid} is not confined, and would be refused if SELinux were enforcing: {cause:#}"
-            ));
-            Ok(None)
+            Ok(Err(format!("it would be refused if SELinux were enforcing: {cause:#}")))
         }
-        result => result.map(Some),
+        result => result.map(Ok),
     }
 }
 
@@ -118,14 +130,14 @@ pub(crate) struct Decided {
 ///
 /// # Errors
 /// When something cannot be told, or is to be refused.
-pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context) -> Result<Decided> {
+pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, trail: &mut Trail) -> Result<Decided> {
     let contexts = config.contexts()?;
     ensure!(
         own.categories().len() > 1,
         "our own context {own} has no pair of categories to give: is the svirt_interpose module installed?"
     );
     let store = Connection::open()?;
-    let guest = Guest::read(&store, guest::own_domid(&store)?, domid)?;
+    let guest = trail.guest.insert(Guest::read(&store, guest::own_domid(&store)?, domid)?).clone();
     let published = guest::published_for_others(&store, domid)?;
     let registry = Registry::open(&config.state_dir)?;
     let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
@@ -148,6 +160,7 @@ pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context) -
 /// Does it.
 fn confine(
     Decided { guest, contexts, earlier, objects, pool, in_use, store, registry }: Decided,
+    trail: &mut Trail,
 ) -> Result<Confinement> {
     let holder = Holder { domid: guest.domid, vm: guest.vm.clone(), process: Process::own()? };
     let mut confinement = if let Some(pair) = earlier {
@@ -163,13 +176,6 @@ fn confine(
     let count = objects.len();
     confinement.label(objects, &contexts)?;
     confinement.enter(&contexts.domain)?;
-    log::done(&format!(
-        "launch domid={} vm={} name={:?} set={} objects={count} context={}",
-        guest.domid,
-        guest.vm,
-        guest.name,
-        confinement.pair(),
-        contexts.domain.with_pair(confinement.pair())
-    ));
+    trail.given = Some(Given { pair: confinement.pair(), objects: count, contexts });
     Ok(confinement)
 }

@@ -3,10 +3,11 @@
 //! A launch is told top to bottom in [`launch`], and what becomes of its disks in [`disks`]. What is decided stands in
 //! modules of values without any I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands
 //! in modules of one kind of effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`],
-//! [`backing`], [`boot`], [`policy`], [`environment`], [`exec`], [`signals`], [`log`], [`config`], [`libxl`]);
-//! [`confinement`] remembers it, to undo it. `svirtctl`'s commands are in [`ctl`].
+//! [`backing`], [`boot`], [`policy`], [`environment`], [`exec`], [`signals`], [`log`], [`audit`], [`config`], [`libxl`]);
+//! [`confinement`] remembers it, to undo it, and [`trail`], to tell of it. `svirtctl`'s commands are in [`ctl`].
 
 pub mod argv;
+pub mod audit;
 pub mod backing;
 pub mod boot;
 pub mod claim;
@@ -29,5 +30,6 @@ pub mod policy;
 pub mod qcow2;
 pub mod selinux;
 pub mod signals;
+pub mod trail;
 pub mod vbd;
 pub mod xenstore;

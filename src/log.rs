@@ -5,7 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use syslog::{Facility, Formatter3164, LogFormat, Severity};
+pub use syslog::Severity;
+use syslog::{Facility, Formatter3164, LogFormat};
 
 /// The name every line begins with.
 const NAME: &str = "svirt-interpose";
@@ -17,40 +18,26 @@ pub fn to_stderr_alone() {
     STDERR_ALONE.store(true, Ordering::Relaxed);
 }
 
-/// Tells syslog alone that something was done. Failing to log never fails a launch.
-pub fn done(message: &str) {
-    let message = clean(message);
-    syslog(Severity::LOG_INFO, message);
-}
-
 /// Tells of something that is not as it should be but stops nothing.
 pub fn warn(message: &str) {
-    let message = clean(message);
-    say(&format!("{NAME}: warning: {message}"));
-    syslog(Severity::LOG_WARNING, message);
+    say(&format!("warning: {message}"));
+    record(Severity::LOG_WARNING, message);
 }
 
-/// Tells why the launch ends here.
-pub fn refused(message: &str) {
-    let message = clean(message);
-    say(&format!("{NAME}: {message}"));
-    syslog(Severity::LOG_ERR, message);
+/// Tells stderr alone. Not by `eprintln!`, which would end the launch when the log's filesystem is full.
+pub fn say(message: &str) {
+    _ = writeln!(io::stderr(), "{NAME}: {}", clean(message));
 }
 
-/// Not by `eprintln!`, which would end the launch when the log's filesystem is full.
-fn say(line: &str) {
-    _ = writeln!(io::stderr(), "{line}");
-}
-
-/// One datagram that never waits: a syslog daemon that is stopped is no reason to hold a guest up.
-fn syslog(severity: Severity, message: String) {
+/// Tells syslog alone, in one datagram that never waits: a syslog daemon that is stopped is no reason to hold a guest up.
+pub fn record(severity: Severity, message: &str) {
     if STDERR_ALONE.load(Ordering::Relaxed) {
         return;
     }
     let formatter =
         Formatter3164 { facility: Facility::LOG_AUTH, hostname: None, process: NAME.into(), pid: std::process::id() };
     let mut line = Vec::new();
-    _ = formatter.format(&mut line, severity, message);
+    _ = formatter.format(&mut line, severity, clean(message));
     _ = UnixDatagram::unbound().and_then(|socket| {
         socket.set_nonblocking(true)?;
         socket.connect("/dev/log")?;

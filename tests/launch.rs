@@ -194,26 +194,6 @@ fn a_probe_leaves_nothing_behind() {
     assert!(!host.path("state").exists());
 }
 
-#[test]
-fn tells_syslog_of_every_launch_in_one_line() {
-    let host = Host::new();
-    let log = UnixDatagram::bind(host.path("log")).unwrap();
-    log.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    host.domain(7, "vm7", &[qdisk(768, &host.image("a.raw"))]);
-    host.store().write("/local/domain/7/name", "x\nforged: line\u{1b}[2J").unwrap();
-    let _qemu = host.launch(7).unwrap();
-    let mut line = [0; 2048];
-    let length = log.recv(&mut line).unwrap();
-    let line = String::from_utf8(line[..length].to_vec()).unwrap();
-    let pair = host.key(7).unwrap();
-    assert!(line.starts_with("<38>"), "auth facility, info: {line}");
-    assert!(
-        line.contains(&format!("launch domid=7 vm=vm7 name=\"x\\nforged: line\\u{{1b}}[2J\" set={pair} objects=1 ")),
-        "{line}"
-    );
-    assert!(!line.chars().any(char::is_control), "{line:?}");
-}
-
 // Uniqueness.
 
 #[test]

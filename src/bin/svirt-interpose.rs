@@ -3,11 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use svirt_interpose::{launch, log};
+use svirt_interpose::launch;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let Err(failure) = launch::launch(&args);
-    log::refused(&format!("{:#}", failure.cause));
     ExitCode::from(failure.status)
 }

@@ -17,6 +17,7 @@ use crate::object::Object;
 use crate::plan::Relabel;
 use crate::policy;
 use crate::selinux::Mode;
+use crate::trail::Trail;
 
 /// What stands for a pair that is drawn at random when it is claimed.
 const NEW: &str = "cA,cB";
@@ -40,7 +41,7 @@ pub(super) fn run(args: &[OsString]) -> bool {
 
 fn plan(args: &[OsString]) -> Result<Vec<String>, Failure> {
     let config = Config::load()?;
-    let (qemu, guest) = launch::target(&config, args)?;
+    let (qemu, guest) = launch::target(&config, args, &mut Trail::default())?;
     let mut lines = vec![format!("QEMU: {}", qemu.path().display())];
     let confined = guest.map(|(domid, mode)| decide(&config, domid, mode)).transpose()?.flatten();
     match confined {
@@ -51,8 +52,12 @@ fn plan(args: &[OsString]) -> Result<Vec<String>, Failure> {
 }
 
 fn decide(config: &Config, domid: Domid, mode: Mode) -> Result<Option<Decided>> {
-    let decided = claim::retrying(|| launch::decide(config, domid, mode, &policy::interposer()?));
-    launch::unless_permissive(decided, domid, mode)
+    let decide = || launch::decide(config, domid, mode, &policy::interposer()?, &mut Trail::default());
+    let decided = match mode {
+        Mode::Disabled => Err("SELinux is disabled".into()),
+        _ => launch::unless_permissive(claim::retrying(decide), mode)?,
+    };
+    Ok(decided.inspect_err(|cause| log::warn(&format!("domain {domid} is not confined: {cause}"))).ok())
 }
 
 fn described(

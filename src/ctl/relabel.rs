@@ -12,7 +12,7 @@ use crate::confinement::Confinement;
 use crate::disks;
 use crate::guest::{self, Guest};
 use crate::libxl::Record;
-use crate::log::{self, clean};
+use crate::log::{self, Severity, clean};
 use crate::mcs::Pair;
 use crate::object::{self, Identity, Object};
 use crate::owner::Owners;
@@ -106,7 +106,8 @@ pub(super) fn label(
         if !plan.is_empty() {
             let objects = plan.len();
             confinement.label(plan, &contexts)?;
-            log::done(&format!("relabel domid={} vm={} set={pair} objects={objects}", guest.domid, guest.vm));
+            let done = format!("relabel domid={} vm={} set={pair} objects={objects}", guest.domid, guest.vm);
+            log::record(Severity::LOG_INFO, &done);
         }
         confinement.keep();
         Ok(lines)

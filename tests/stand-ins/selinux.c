@@ -20,13 +20,15 @@
  *
  * Files of the host that would be in the way of a test are looked for there as well: the configuration (conf), the
  * list of filesystems (filesystems), libxl's record of a domain (by its name), syslog's socket (log), and below root what
- * is in these directories, if it is there.
+ * is in these directories, if it is there. The kernel's audit is there too, as a socket that gets what it is sent
+ * (audit); without it, the kernel has none.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/netlink.h>
 #include <selinux/selinux.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -256,13 +258,42 @@ DIR *opendir(const char *path)
 	return fd < 0 ? NULL : fdopendir(fd);
 }
 
+int socket(int domain, int type, int protocol)
+{
+	if (domain != AF_NETLINK || protocol != NETLINK_AUDIT)
+		return syscall(SYS_socket, domain, type, protocol);
+	if (access(in("audit"), F_OK)) {
+		errno = EPROTONOSUPPORT;
+		return -1;
+	}
+	return syscall(SYS_socket, AF_UNIX, SOCK_DGRAM | (type & (SOCK_CLOEXEC | SOCK_NONBLOCK)), 0);
+}
+
+static struct sockaddr_un at(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", in(name));
+	return address;
+}
+
+ssize_t sendto(int fd, const void *data, size_t length, int flags, const struct sockaddr *address, socklen_t size)
+{
+	struct sockaddr_un ours;
+
+	if (!address || address->sa_family != AF_NETLINK)
+		return syscall(SYS_sendto, fd, data, length, flags, address, size);
+	ours = at("audit");
+	return syscall(SYS_sendto, fd, data, length, flags, &ours, sizeof(ours));
+}
+
 int connect(int fd, const struct sockaddr *address, socklen_t length)
 {
 	const struct sockaddr_un *path = (const struct sockaddr_un *)address;
-	struct sockaddr_un ours = { .sun_family = AF_UNIX };
+	struct sockaddr_un ours;
 
 	if (address->sa_family != AF_UNIX || strcmp(path->sun_path, "/dev/log"))
 		return syscall(SYS_connect, fd, address, length);
-	snprintf(ours.sun_path, sizeof(ours.sun_path), "%s", in("log"));
+	ours = at("log");
 	return syscall(SYS_connect, fd, &ours, sizeof(ours));
 }
