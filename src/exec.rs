@@ -23,6 +23,8 @@ pub enum Error {
     Cannot(PathBuf, io::Error),
     /// It is this program, by whatever name: exit status 126.
     Itself(PathBuf),
+    /// Neither this program nor its SELinux attributes can be seen: exit status 125.
+    NoProc(io::Error),
 }
 
 impl Error {
@@ -32,6 +34,7 @@ impl Error {
         match self {
             Self::NotFound(_) => 127,
             Self::Cannot(..) | Self::Itself(_) => 126,
+            Self::NoProc(_) => 125,
         }
     }
 }
@@ -44,6 +47,9 @@ impl fmt::Display for Error {
                 write!(f, "cannot execute {}: no such file; name QEMU as qemu in {config}", path.display())
             }
             Self::Cannot(path, _) => write!(f, "cannot execute {}", path.display()),
+            Self::NoProc(_) => f.write_str(
+                "cannot read /proc/self/exe: mount /proc, also in a chroot that svirt-interpose is started in",
+            ),
             Self::Itself(path) => write!(
                 f,
                 "cannot execute {}: it is svirt-interpose itself; name QEMU as qemu in {config}",
@@ -55,7 +61,10 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        if let Self::Cannot(_, cause) = self { Some(cause) } else { None }
+        match self {
+            Self::Cannot(_, cause) | Self::NoProc(cause) => Some(cause),
+            Self::NotFound(_) | Self::Itself(_) => None,
+        }
     }
 }
 
@@ -71,7 +80,7 @@ impl<'a> Qemu<'a> {
     pub fn find(path: &'a Path) -> Result<Self, Error> {
         let cannot = |cause| Error::of(path, cause);
         let file = fs::metadata(path).map_err(cannot)?;
-        let own = fs::metadata("/proc/self/exe").map_err(cannot)?;
+        let own = fs::metadata("/proc/self/exe").map_err(Error::NoProc)?;
         if (file.dev(), file.ino()) == (own.dev(), own.ino()) {
             return Err(Error::Itself(path.into()));
         }

@@ -133,19 +133,22 @@ pub fn vbd(backend: &Backend) -> Result<Vbd, Refused> {
     let custom_script =
         node("script").is_some_and(|script| !matches!(file_name(script), b"block" | b"block-svirt" | b""));
     let mut paths = Vec::new();
-    match place(node("params").unwrap_or_default()) {
-        Place::Local(path) => paths.push(path),
-        Place::Relative(path) if writable && !custom_script => {
-            return Err(Refused::Relative(backend.path.clone(), path));
-        }
-        Place::Relative(_) | Place::Remote | Place::Nowhere => {}
+    let mut add = |name| match node(name).map(place) {
+        Some(Place::Local(path)) if !paths.contains(&path) => paths.push(path),
+        _ => {}
+    };
+    add("loop-device"); // OpenXT's QEMU opens that, not the file below it
+    if let Some(Place::Relative(path)) = node("params").map(place)
+        && writable
+        && !custom_script
+    {
+        return Err(Refused::Relative(backend.path.clone(), path));
     }
-    for name in ["physical-device-path", "node", "loop-device"] {
-        if let Some(Place::Local(path)) =
-            node(name).map(place).filter(|place| matches!(place, Place::Local(path) if !paths.contains(path)))
-        {
-            paths.push(path);
-        }
+    add("params");
+    // the socket of the daemon that serves the disk (xenopsd's block script), which is no disk
+    if !node("params").is_some_and(|params| params.starts_with(b"nbd:unix:")) {
+        add("physical-device-path");
+        add("node");
     }
     // of the other kinds QEMU opens a device, which hides the format
     let is_qdisk = backend.path.rsplit('/').nth(2) == Some("qdisk");
@@ -234,6 +237,20 @@ mod tests {
             assert_eq!(paths(&[("params", params), ("mode", "w")]), Vec::<PathBuf>::new(), "{params}");
         }
         assert_eq!(paths(&[("mode", "r")]), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn openxts_qemu_opens_the_loop_device_first_of_all() {
+        let values = [("params", "/storage/swap.raw"), ("mode", "w"), ("loop-device", "/dev/loop3")];
+        assert_eq!(paths(&values), ["/dev/loop3", "/storage/swap.raw"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn the_socket_of_a_daemon_is_no_disk() {
+        let socket = "/run/nbd.sock";
+        let values =
+            [("params", "nbd:unix:/run/nbd.sock:exportname=a"), ("mode", "w"), ("physical-device-path", socket)];
+        assert_eq!(paths(&values), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod common {
     pub(crate) mod host;
+    pub(crate) mod loop_device;
     pub(crate) mod xenstored;
 }
 
@@ -18,30 +19,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, compiled, label, level, qdisk, set_label};
+use common::loop_device::Loop;
 use common::xenstored::{Daemon, within};
 use nix::sys::signal::Signal;
 use svirt_interpose::mcs::{Pair, Set};
 use svirt_interpose::xenstore::{Access, Permissions};
 use xenstore_rs::Xs as _;
-
-/// A loop device over a file, detached when this goes; its node's label is wiped, as nodes outlive their use.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn over(file: &Path) -> Self {
-        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end());
-        set_label(&device, "system_u:object_r:fixed_disk_device_t:s0");
-        Self(device)
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
-}
 
 /// A small filesystem of its own, unmounted when this goes.
 struct Mount(PathBuf);

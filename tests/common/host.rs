@@ -183,16 +183,18 @@ impl Host {
 
     /// Starts the wrapper and returns at once.
     pub(crate) fn start(&self, args: &[&str]) -> Started {
+        let mut command = self.command(env!("CARGO_BIN_EXE_svirt-interpose"));
+        command.args(args);
+        self.run(command)
+    }
+
+    /// Starts a command that becomes the wrapper.
+    pub(crate) fn run(&self, mut command: Command) -> Started {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let report = self.path(&format!("report.{number}"));
         let log = self.path(&format!("stderr.{number}"));
-        let mut command = self.command(env!("CARGO_BIN_EXE_svirt-interpose"));
-        let child = command
-            .args(args)
-            .env("QEMU_REPORT", &report)
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn();
+        let child =
+            command.env("QEMU_REPORT", &report).stdout(Stdio::null()).stderr(File::create(&log).unwrap()).spawn();
         Started { child: child.unwrap(), report, log }
     }
 
