@@ -18,7 +18,6 @@ no_denial() { ! ausearch -if $log --raw -m AVC 2>/dev/null | grep -E ':svirt_(in
 shows() { auvirt --file $log "${@:2}" | grep -E "$1" || { auvirt --file $log --all-events && return 1; }; }
 
 disk $images/a.raw
-disk "$images/bé.raw"
 
 echo "the kernel's audit is off"
 check "a guest starts" guest one "$(on_qdisk $images/a.raw)" || finish
@@ -29,7 +28,6 @@ echo "auditd takes them"
 mkdir -p /var/log/audit
 check "auditd starts" auditd -s enable || finish
 check "a guest starts" guest two "$(on_qdisk $images/a.raw)" || finish
-check "another, of a disk with an odd name" guest odd "$(on_qdisk "$images/bé.raw")"
 check "a third is refused" fails guest three "$(on_qdisk $images/a.raw)" 2>/dev/null
 pair=$(key two)
 check "MACHINE_ID: both contexts" records VIRT_MACHINE_ID 'virt=xen vm="two"' "uuid=$(uuid two)" \
@@ -42,7 +40,6 @@ check "by svirt-interpose" records VIRT_CONTROL 'vm="two"' 'exe="/usr/libexec/sv
 check "no MACHINE_ID of the refused" fails records VIRT_MACHINE_ID 'vm="three"'
 check "auvirt shows the guest" shows '^two'
 check "auvirt shows its disk" shows "disk +$images/a.raw|res.*two.*$images/a.raw" --all-events
-check "and the odd one" shows "odd.*$images/bé.raw" --all-events
 check "auvirt counts them" auvirt --file $log --summary
 cp $log "$RESULTS/" 2>/dev/null
 auvirt --file $log --all-events >"$RESULTS/auvirt" 2>&1
