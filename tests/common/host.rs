@@ -377,6 +377,18 @@ impl Drop for Started {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        record(&fs::read_to_string(&self.log).unwrap_or_default());
+    }
+}
+
+/// Keeps what a launch said for tests/messages, which compares it with the manual page.
+fn record(said: &str) {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("said");
+    let name = format!("{}.{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    if !said.is_empty() {
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(name), said).unwrap();
     }
 }
 
