@@ -14,6 +14,9 @@ use lexopt::Arg::{Long, Short, Value};
 
 use crate::log;
 
+/// What puts the policy module into the host's policy.
+const INSTALL_POLICY: &str = "/usr/libexec/svirt-interpose-policy install";
+
 const USAGE: &str = "\
 usage: svirtctl COMMAND
 
@@ -23,7 +26,9 @@ usage: svirtctl COMMAND
   doctor      tell whether this host is ready for guests, and what to change where it is not
   plan -- QEMU-ARGUMENT...
               tell what a launch with these arguments would do, and do nothing
-  reconcile   put back the labels of guests that are gone, and free their categories
+  reconcile [--all]
+              put back the labels of guests that are gone, and free their categories; --all wants
+              it of every guest: one that is not gone is reported too
   relabel DOMID [DEVICE]
               label the disks that a running guest got since its launch, or the one of that
               number or name (51728, xvdb); without DEVICE, also put back the labels of those
@@ -73,6 +78,7 @@ fn command() -> Result<bool> {
                 return Ok(plan::run(&rest.collect::<Vec<_>>()));
             }
             Long("json") => words.push("--json".into()),
+            Long("all") => words.push("--all".into()),
             Value(word) => words.push(word.to_string_lossy().into_owned()),
             other => bail!("{}; see svirtctl --help", other.unexpected()),
         }
@@ -81,7 +87,8 @@ fn command() -> Result<bool> {
         ["audit"] => audit::run(false),
         ["audit", "--json"] => audit::run(true),
         ["doctor"] => doctor::run(),
-        ["reconcile"] => reconcile::run(),
+        ["reconcile"] => reconcile::run(false),
+        ["reconcile", "--all"] => reconcile::run(true),
         ["relabel", domid] => relabel::run(domid.parse()?, None),
         ["relabel", domid, device] => relabel::run(domid.parse()?, Some(device)),
         ["watch"] => watch::run(),

@@ -179,11 +179,15 @@ fn tells_what_the_host_lacks() {
         .finds("type-permissive", "the type svirt_xen_t is permissive: nothing is refused it: semanage permissive -d ");
     guests.unset("permissive");
     for (unknown, code, said) in [
-        (":svirt_interpose_t:", "policy-missing", "module is not loaded: make -C policy install\n"),
+        (
+            ":svirt_interpose_t:",
+            "policy-missing",
+            "module is not loaded: /usr/libexec/svirt-interpose-policy install\n",
+        ),
         (
             ":svirt_interpose_0_1_0_t:",
             "policy-version",
-            "module that is loaded is not of 0.1.0: make -C policy install\n",
+            "module that is loaded is not of 0.1.0: /usr/libexec/svirt-interpose-policy install\n",
         ),
         (
             ":svirt_xen_image_t:",

@@ -135,11 +135,17 @@ fn tells_of_selinux_and_its_policy() {
     ready.lacks("SELinux will be \"permissive\" after the next boot: SELINUX=enforcing in /etc/selinux/config");
     ready.file("etc/selinux/config", "SELINUX=enforcing\n");
     for (unknown, said) in [
-        (":svirt_interpose_t:", "the svirt_interpose policy module is not loaded: make -C policy install"),
-        (":svirt_interpose_0_1_0_t:", "the svirt_interpose policy module that is loaded is not of 0.1.0: make -C "),
+        (
+            ":svirt_interpose_t:",
+            "the svirt_interpose policy module is not loaded: /usr/libexec/svirt-interpose-policy install",
+        ),
+        (
+            ":svirt_interpose_0_1_0_t:",
+            "the svirt_interpose policy module that is loaded is not of 0.1.0: /usr/libexec/",
+        ),
         (
             ":svirt_xen_t:",
-            "does not know the context system_u:system_r:svirt_xen_t:s0: make -C policy install, or another ",
+            "does not know the context system_u:system_r:svirt_xen_t:s0: /usr/libexec/svirt-interpose-policy install, or another ",
         ),
     ] {
         host.set("unknown", unknown);

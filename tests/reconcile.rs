@@ -75,6 +75,26 @@ fn after_a_guest_with(host: &Host, disk: Disk) {
 }
 
 #[test]
+fn with_all_tells_of_what_is_in_use() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm1", &[qdisk(768, &disk)]);
+    let guest = host.launch(1).unwrap();
+    let labelled = label(&disk);
+    assert_eq!(reconcile(&host), (0, String::new()));
+    let output = host.svirtctl(&["reconcile", "--all"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains(": stays: in use by domain 1 (VM vm1, device model "), "{said}");
+    assert_eq!(label(&disk), labelled);
+    drop(guest);
+    host.destroy(1);
+    let output = host.svirtctl(&["reconcile", "--all"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(label(&disk), UNUSED);
+}
+
+#[test]
 fn puts_labels_back_and_frees_the_pair() {
     let host = Host::new();
     let disk = host.image("a.raw");

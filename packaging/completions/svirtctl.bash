@@ -7,6 +7,7 @@ _svirtctl() {
     1:*) words='audit doctor plan reconcile relabel watch --help --version' ;;
     2:audit) words=--json ;;
     2:plan) words=-- ;;
+    2:reconcile) words=--all ;;
     2:relabel) words=$(xl list 2>/dev/null | awk 'NR > 2 { print $2 }') ;;
     3:relabel) words=$(xl block-list "${COMP_WORDS[2]}" 2>/dev/null | awk 'NR > 1 { print $1 }') ;;
     esac

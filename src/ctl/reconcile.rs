@@ -7,7 +7,7 @@ use std::io;
 
 use anyhow::{Context as _, Result, anyhow};
 
-use crate::claim::{Journal, Name, Registry};
+use crate::claim::{Holder, Journal, Name, Registry};
 use crate::config::Config;
 use crate::guest;
 use crate::log::clean;
@@ -19,19 +19,19 @@ type Store = LazyCell<io::Result<Connection>>;
 /// What became of one claim.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Somebody holds it.
-    Held,
+    /// It is in use, and by whom.
+    Held(String),
     /// It is free, with so many labels put back.
     Freed(usize),
     /// It stays, and why.
     Stays(Vec<String>),
 }
 
-/// Reconciles every claim. True when nothing had to be left.
+/// Reconciles every claim. True when nothing had to be left; with `whole`, not even what is in use.
 ///
 /// # Errors
 /// When the state directory or, for claims of this boot, XenStore cannot be read.
-pub(super) fn run() -> Result<bool> {
+pub(super) fn run(whole: bool) -> Result<bool> {
     let config = Config::load()?;
     let registry = Registry::open(&config.state_dir)?;
     let store = LazyCell::new(Connection::open as fn() -> _);
@@ -43,7 +43,11 @@ pub(super) fn run() -> Result<bool> {
         let mut stays = Vec::new();
         for name in left {
             match reconcile(&registry, &store, name).with_context(|| format!("cannot reconcile the claim of {name}"))? {
-                Outcome::Held => {}
+                Outcome::Held(by) if whole => {
+                    all = false;
+                    println!("{name}: stays: in use by {by}");
+                }
+                Outcome::Held(_) => {}
                 Outcome::Freed(labels) => println!("{name}: freed, {labels} labels put back"),
                 Outcome::Stays(why) => stays.push((name, why)),
             }
@@ -64,7 +68,7 @@ fn reconcile(registry: &Registry, store: &Store, name: Name) -> Result<Outcome> 
     let mut claim = match registry.try_lock(name) {
         Ok(Some(claim)) => claim,
         // whoever has it locked is a launch, which holds it, or another reconcile
-        Ok(None) => return Ok(Outcome::Held),
+        Ok(None) => return Ok(Outcome::Held("a launch".into())),
         Err(error) => return Ok(Outcome::Stays(vec![format!("{error:#}")])),
     };
     let journal = match claim.journal() {
@@ -74,8 +78,8 @@ fn reconcile(registry: &Registry, store: &Store, name: Name) -> Result<Outcome> 
             return Ok(Outcome::Stays(vec![format!("{corrupt:#}"), way_out.into()]));
         }
     };
-    if is_held(&journal, store)? {
-        return Ok(Outcome::Held);
+    if let Some(holder) = holder(&journal, store)? {
+        return Ok(Outcome::Held(holder.to_string()));
     }
     Ok(match claim.put_back(registry, &journal) {
         Ok(labels) => Outcome::Freed(labels),
@@ -85,15 +89,15 @@ fn reconcile(registry: &Registry, store: &Store, name: Name) -> Result<Outcome> 
 
 /// A domain may outlive its device model, and the other way round. Nothing outlives the host's reboot, so that
 /// before the guests start no XenStore is needed.
-fn is_held(journal: &Journal, store: &Store) -> Result<bool> {
-    if journal.live(|_| true)?.is_some() {
-        return Ok(true);
+fn holder<'a>(journal: &'a Journal, store: &Store) -> Result<Option<&'a Holder>> {
+    if let Some(holder) = journal.live(|_| true)? {
+        return Ok(Some(holder));
     }
     for holder in &journal.holders {
         if holder.process.is_of_this_boot()? {
             let store = store.as_ref().map_err(|error| anyhow!("{error}"))?;
-            return Ok(guest::still_there(store, &journal.holders)?.is_some());
+            return guest::still_there(store, &journal.holders);
         }
     }
-    Ok(false)
+    Ok(None)
 }

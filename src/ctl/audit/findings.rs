@@ -12,6 +12,7 @@ use super::look::{Claim, DeviceModel, Disk, Domain, Host, Key};
 use crate::argv::Domid;
 use crate::claim::Name;
 use crate::context::Context;
+use crate::ctl::INSTALL_POLICY;
 use crate::guest;
 use crate::mcs::{Pair, Set};
 use crate::plan;
@@ -109,7 +110,7 @@ fn guests(host: &Host) -> Vec<Guest<'_>> {
 }
 
 fn of_host(host: &Host, say: &mut Say) {
-    let install = Some("make -C policy install".to_owned());
+    let install = Some(INSTALL_POLICY.to_owned());
     match host.mode {
         Mode::Disabled => {
             let mend = "boot with security=selinux selinux=1".to_owned();

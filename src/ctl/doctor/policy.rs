@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result};
 use super::Check;
 use crate::config::{Config, Contexts};
 use crate::context::Context;
+use crate::ctl::INSTALL_POLICY;
 use crate::mcs::{Category, Pair};
 use crate::policy::{self, Policy};
 use crate::selinux::{self, Mode};
 
 const CONFIG: &str = "/etc/selinux/config";
-const INSTALL: &str = "make -C policy install";
 
 pub(super) fn checks(config: &Config) -> Vec<Check> {
     match selinux::mode() {
@@ -49,10 +49,11 @@ fn module() -> Result<Check> {
     let version = env!("CARGO_PKG_VERSION");
     Ok(match Policy::loaded()? {
         Policy::Loaded => Check::fine(format!("the svirt_interpose policy module {version} is loaded")),
-        Policy::OtherVersion => {
-            Check::wrong(format!("the svirt_interpose policy module that is loaded is not of {version}"), INSTALL)
-        }
-        Policy::Missing => Check::wrong("the svirt_interpose policy module is not loaded", INSTALL),
+        Policy::OtherVersion => Check::wrong(
+            format!("the svirt_interpose policy module that is loaded is not of {version}"),
+            INSTALL_POLICY,
+        ),
+        Policy::Missing => Check::wrong("the svirt_interpose policy module is not loaded", INSTALL_POLICY),
     })
 }
 
@@ -63,7 +64,7 @@ fn of_contexts(contexts: &Contexts) -> Vec<Check> {
             if known {
                 Check::fine(format!("the policy knows {context}"))
             } else {
-                let mend = format!("{INSTALL}, or another context in {}", crate::config::PATH);
+                let mend = format!("{INSTALL_POLICY}, or another context in {}", crate::config::PATH);
                 Check::wrong(format!("the loaded policy does not know the context {context}"), mend)
             }
         })));
@@ -99,10 +100,13 @@ fn chain(contexts: &Contexts) -> Result<Check> {
     };
     let guest = contexts.domain.with_pair(pair);
     Ok(if interposer.categories().len() < 2 {
-        Check::wrong(format!("svirt-interpose runs as {interposer}, and has no pair of categories to give"), INSTALL)
+        Check::wrong(
+            format!("svirt-interpose runs as {interposer}, and has no pair of categories to give"),
+            INSTALL_POLICY,
+        )
     } else if !may(&interposer, &guest)? {
         let text = format!("the policy does not let {} start a QEMU as {guest}", interposer.type_());
-        Check::wrong(text, format!("{INSTALL}, or another domain_context in {}", crate::config::PATH))
+        Check::wrong(text, format!("{INSTALL_POLICY}, or another domain_context in {}", crate::config::PATH))
     } else {
         Check::fine(format!("a toolstack that runs as {} starts a QEMU as {}", own.type_(), guest.type_()))
     })
@@ -122,6 +126,6 @@ fn customizable(contexts: &Contexts) -> Result<Check> {
             missing.join(", "),
             path.display()
         );
-        Check::wrong(text, "make -C policy customizable")
+        Check::wrong(text, INSTALL_POLICY)
     })
 }

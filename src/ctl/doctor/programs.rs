@@ -86,7 +86,10 @@ fn guests() -> Vec<Check> {
         match device_model(&String::from_utf8_lossy(&text)) {
             DeviceModel::Other => {
                 let text = format!("{} starts its guest without svirt-interpose", path.display());
-                checks.push(Check::wrong(text, format!("device_model_override = \"{INTERPOSE}\" there")));
+                checks.push(Check::wrong(
+                    text,
+                    format!("device_model_override = \"{INTERPOSE}\" there, or svirt-interpose-default on"),
+                ));
             }
             DeviceModel::Ours => named += 1,
             DeviceModel::NoGuest => {}

@@ -1,6 +1,5 @@
 # shellcheck shell=bash
 # labels: a running guest's disks keep their labels through restorecon and udev, and svirtctl audit tells of one that did not
-# with: policy
 images=/var/lib/xen/images
 file=$images/a.raw
 node=/dev/ram0
@@ -50,7 +49,6 @@ disk $file
 first=$(disk_label $file)
 truncate -s 2M $images/loop.raw
 losetup $loop $images/loop.raw
-check "restorecon is told of the types" make -s -C policy customizable
 check "a guest" guest one "$(on_qdisk hda $file)" "$(on_qdisk hdb $node)" "$(on_qdisk hdc $loop)" || finish
 given=system_u:object_r:svirt_xen_image_t:s0:$(key one)
 check "has its label on all of its disks" kept $file $node $loop $images/loop.raw
