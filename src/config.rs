@@ -25,11 +25,21 @@ pub(crate) const QEMU_PATHS: &[&str] = &[
     "/usr/lib64/xen/bin/qemu-system-i386",
 ];
 
+/// What `svirt-interpose-default on` adds to the name of the QEMU whose place it takes, as dpkg-divert(1) does.
+const DIVERTED: &str = ".distrib";
+
+/// The QEMU that is executed where the configuration names none: that which had to make room, or else that which did not.
+fn default_qemu(exists: impl Fn(&str) -> bool) -> String {
+    let paths = QEMU_PATHS.iter().flat_map(|path| [format!("{path}{DIVERTED}"), (*path).to_owned()]);
+    paths.into_iter().find(|path| exists(path)).unwrap_or_else(|| UPSTREAM_QEMU.to_owned())
+}
+
 /// The configuration; a key that the file does not name has its default.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The QEMU to execute. Default: the first that exists of the places where distributions put Xen's.
+    /// The QEMU to execute. Default: the first that exists of the places where distributions put Xen's, and of
+    /// those where svirt-interpose-default(8) moves it.
     #[serde(deserialize_with = "absolute")]
     pub qemu: PathBuf,
     /// Where claims are kept; it must outlive a reboot. Default: `/var/lib/svirt-interpose`.
@@ -53,9 +63,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let known = QEMU_PATHS.iter().find(|path| Path::new(path).exists());
         Self {
-            qemu: known.unwrap_or(&UPSTREAM_QEMU).into(),
+            qemu: default_qemu(|path| Path::new(path).exists()).into(),
             state_dir: "/var/lib/svirt-interpose".into(),
             domain_context: None,
             image_context: None,
@@ -172,6 +181,16 @@ mod tests {
         let config = Config::parse("").unwrap();
         assert_eq!(config.state_dir, Path::new("/var/lib/svirt-interpose"));
         assert!(config.qemu.is_absolute() && config.domain_context.is_none() && !config.require);
+    }
+
+    #[test]
+    fn a_qemu_that_made_room_comes_before_what_is_in_its_place() {
+        let among = |there: &[&str]| default_qemu(|path| there.contains(&path));
+        let debian = "/usr/libexec/xen-qemu-system-i386";
+        assert_eq!(among(&[debian]), debian);
+        assert_eq!(among(&[debian, "/usr/libexec/xen-qemu-system-i386.distrib"]), format!("{debian}.distrib"));
+        assert_eq!(among(&["/usr/lib/xen/bin/qemu-system-i386.distrib", debian]), debian);
+        assert_eq!(among(&[]), UPSTREAM_QEMU);
     }
 
     #[test]
