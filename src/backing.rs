@@ -9,19 +9,20 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::fcntl::OFlag;
 
 use crate::config::{self, Contexts};
+use crate::kind::Kind;
 use crate::object::Object;
-use crate::plan;
+use crate::plan::Refused;
 use crate::qcow2::{self, Layer};
 
 /// How many layers a disk may stand on, as with libvirt (`QEMU_DOMAIN_STORAGE_SOURCE_CHAIN_MAX_DEPTH`).
 const DEPTH: usize = 200;
 
-/// The layers below a disk that the toolstack declared qcow2, the uppermost first. Those of a block device are not
-/// looked for.
+/// The layers below a disk that the toolstack declared qcow2, the uppermost first. Those of a block device, or of what
+/// keeps no label, are not looked for.
 ///
 /// # Errors
 /// When a header cannot be read or understood, or a layer is no file in one of these directories.
@@ -46,10 +47,14 @@ pub fn layers(disk: &Path, directories: &[PathBuf], contexts: &Contexts) -> Resu
     Ok(chain.split_off(1))
 }
 
+/// Below what keeps no label nothing gets one.
 fn below(image: &Object, contexts: &Contexts) -> Result<Option<Layer>> {
     let label = image.label()?;
-    ensure!(plan::is_disk(&label, contexts), plan::Refused::Type(image.path().into(), label.type_().into()));
-    Ok(qcow2::below(image.path(), &header(image)?)?)
+    match Kind::of(&label, false, false, contexts)? {
+        Kind::Other => bail!(Refused::Type(image.path().into(), label.type_().into())),
+        Kind::Shared => Ok(None),
+        Kind::Disk => Ok(qcow2::below(image.path(), &header(image)?)?),
+    }
 }
 
 /// The only time that a disk is read.

@@ -130,9 +130,10 @@ impl Confinement {
         // in one order for all launches: of two that want the same disks, the first to own one owns all
         objects.sort_by_key(|(object, _)| object.identity());
         self.lock_taken(&objects)?;
-        let after = contexts.image.with_pair(self.pair());
+        let pair = self.pair();
         let writable = objects.iter().filter(|(_, relabel)| relabel.writable);
-        let records: Result<Vec<_>> = writable.map(|(object, relabel)| record(object, relabel, &after)).collect();
+        let records: Result<Vec<_>> =
+            writable.map(|(object, relabel)| record(object, relabel, &relabel.after(contexts, pair))).collect();
         self.claim.about_to_label(&records?)?;
         for (object, relabel) in &objects {
             if relabel.writable {
@@ -141,8 +142,12 @@ impl Confinement {
                 self.read(object, relabel, &contexts.content)?;
             }
         }
-        for (object, _) in objects.into_iter().filter(|(_, relabel)| relabel.writable) {
-            let before = object.label()?;
+        for (object, relabel) in objects.into_iter().filter(|(_, relabel)| relabel.writable) {
+            let (before, after) = (object.label()?, relabel.after(contexts, pair));
+            if relabel.shared {
+                let path = object.path().display();
+                log::warn(&format!("{path} keeps the label {after}: every guest's device model may write it"));
+            }
             if before != after {
                 self.labelled.push((object, before));
                 self.labelled.last().map_or(Ok(()), |(object, _)| object.set_label(&after))?;

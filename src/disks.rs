@@ -8,6 +8,7 @@ use crate::argv::Domid;
 use crate::backing;
 use crate::config::Contexts;
 use crate::guest::Guest;
+use crate::kind::Kind;
 use crate::log;
 use crate::mcs::Set;
 use crate::object::{self, Object};
@@ -64,7 +65,8 @@ pub fn find(
             }
             let Some(label) = tolerate(object.label(), mode)? else { continue };
             let (owner, recorded) = owners.of(&object, &label, writable)?;
-            let found = Found { path: object.path().into(), writable, backing, label, owner, recorded };
+            let kind = Kind::of(&label, object.is_device(), writable, contexts)?;
+            let found = Found { path: object.path().into(), writable, backing, label, kind, owner, recorded };
             all.push((object, found));
         }
     }

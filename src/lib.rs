@@ -3,8 +3,8 @@
 //! A launch is told top to bottom in [`launch`], and what becomes of its disks in [`disks`]. What is decided stands in
 //! modules of values without any I/O ([`argv`], [`mcs`], [`context`], [`vbd`], [`qcow2`], [`plan`]); what is done stands
 //! in modules of one kind of effect each ([`xenstore`], [`guest`], [`claim`], [`owner`], [`selinux`], [`object`],
-//! [`backing`], [`boot`], [`policy`], [`environment`], [`exec`], [`signals`], [`log`], [`audit`], [`config`], [`libxl`]);
-//! [`confinement`] remembers it, to undo it, and [`trail`], to tell of it. `svirtctl`'s commands are in [`ctl`].
+//! [`kind`], [`backing`], [`boot`], [`policy`], [`environment`], [`exec`], [`signals`], [`log`], [`audit`], [`config`],
+//! [`libxl`]); [`confinement`] remembers it, to undo it, and [`trail`], to tell of it. `svirtctl`'s commands are in [`ctl`].
 
 pub mod argv;
 pub mod audit;
@@ -19,6 +19,7 @@ pub mod disks;
 pub mod environment;
 pub mod exec;
 pub mod guest;
+pub mod kind;
 pub mod launch;
 pub mod libxl;
 pub mod log;

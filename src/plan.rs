@@ -7,14 +7,11 @@ use crate::argv::Domid;
 use crate::claim::{Holder, Name};
 use crate::config::Contexts;
 use crate::context::Context;
+use crate::kind::Kind;
 use crate::mcs::{Pair, Set};
 
-/// The types a disk may have before a guest's label. A path that leads elsewhere, to `/etc/shadow` or to
-/// dom0's own system, is a mistake or an attack; the policy allows relabelling from these and no others.
-pub const DISK_TYPES: &[&str] = &["fixed_disk_device_t", "virt_image_t", "xen_image_t"];
-
-/// Types that QEMU may read wherever it finds them, and that no launch changes: `/usr/share/virtio-win`.
-pub const READABLE_TYPES: &[&str] = &["usr_t"];
+/// The types of whole filesystems that keep no labels, and the boolean by which QEMU may use them none the less.
+const UNLABELLED_TYPES: &[(&str, &str)] = &[("cifs_t", "svirt_xen_use_samba"), ("nfs_t", "svirt_xen_use_nfs")];
 
 /// An object of one of the guest's disks, as found.
 #[derive(Debug, Clone)]
@@ -27,6 +24,8 @@ pub struct Found {
     pub backing: bool,
     /// Its label.
     pub label: Context,
+    /// What it is by that.
+    pub kind: Kind,
     /// Whose it is.
     pub owner: Owner,
     /// The label it had before any guest, as its owner recorded it.
@@ -59,12 +58,26 @@ pub enum Owner {
 pub struct Relabel {
     /// Whether it becomes the guest's own, or content that others may read too.
     pub writable: bool,
+    /// Whether it keeps the label it has, and is the guest's own by the claims alone: other guests' QEMUs may use it.
+    pub shared: bool,
     /// The label it had before any guest did: what it gets back in the end.
     pub original: Context,
     /// The claim it is taken over from.
     pub from: Option<Name>,
     /// The claim of those who read it, to be joined.
     pub readers: Option<Name>,
+}
+
+impl Relabel {
+    /// The label that it gets, from a guest with this pair.
+    #[must_use]
+    pub fn after(&self, contexts: &Contexts, pair: Pair) -> Context {
+        match self {
+            Self { shared: true, .. } => self.original.clone(),
+            Self { writable: true, .. } => contexts.image.with_pair(pair),
+            _ => contexts.content.clone(),
+        }
+    }
 }
 
 /// Why an object cannot be this guest's.
@@ -97,6 +110,12 @@ impl fmt::Display for Refused {
             }
             Self::Type(path, type_) => {
                 let path = path.display();
+                if let Some((_, boolean)) = UNLABELLED_TYPES.iter().find(|(known, _)| known == type_) {
+                    return write!(
+                        f,
+                        "cannot label {path}: the filesystem keeps no labels, all of it is {type_}: setsebool -P {boolean} on to let every guest's QEMU use what is there"
+                    );
+                }
                 write!(
                     f,
                     "cannot label {path}: its type {type_} is none of a disk: semanage fcontext -a -t xen_image_t '{path}' and restorecon '{path}'"
@@ -117,7 +136,7 @@ pub fn relabel(
     Contexts { image, content, .. }: &Contexts,
     published: &[(Domid, Set)],
 ) -> Result<Option<Relabel>, Refused> {
-    let Found { path, writable, label, owner, recorded, .. } = found;
+    let Found { path, writable, label, kind, owner, recorded, .. } = found;
     let (writable, from, readers) = match owner {
         Owner::Live(holder) => return Err(Refused::InUse(path.clone(), holder.to_string())),
         Owner::Nobody => (*writable, None, None),
@@ -127,7 +146,8 @@ pub fn relabel(
     };
     let type_ = label.type_();
     let unclaimed = from.is_none() && readers.is_none();
-    if !writable && is_readable(label, content) && (unclaimed || type_ != content.type_()) {
+    let is_shared = *kind == Kind::Shared;
+    if !writable && (is_shared || is_content(label, content) && unclaimed) {
         return Ok(None);
     }
     // what was recorded counts only while the label is a guest's: somebody may have put it right by hand
@@ -137,25 +157,20 @@ pub fn relabel(
             return Err(Refused::Carries(path.clone(), carried.to_string(), *domid));
         }
         recorded.as_ref().ok_or_else(|| Refused::Stray(path.clone(), carried.to_string()))?
-    } else if type_ == image.type_() || DISK_TYPES.contains(&type_) {
-        label
+    } else if type_ == content.type_() {
+        recorded.as_ref().ok_or_else(|| Refused::Type(path.clone(), type_.into()))?
+    } else if *kind == Kind::Other {
+        return Err(Refused::Type(path.clone(), type_.into()));
     } else {
-        let recorded = recorded.as_ref().filter(|_| type_ == content.type_());
-        recorded.ok_or_else(|| Refused::Type(path.clone(), type_.into()))?
+        label
     };
-    Ok(Some(Relabel { writable, original: original.clone(), from, readers }))
+    Ok(Some(Relabel { writable, shared: is_shared, original: original.clone(), from, readers }))
 }
 
-/// Whether every guest's QEMU may read what is labelled so.
+/// Whether a file with this label is one that every guest's QEMU may read.
 #[must_use]
-pub fn is_readable(label: &Context, content: &Context) -> bool {
-    READABLE_TYPES.contains(&label.type_()) || label.type_() == content.type_() && label.categories().is_empty()
-}
-
-/// Whether a label is one that disks have, before a launch or since.
-#[must_use]
-pub fn is_disk(label: &Context, Contexts { image, content, .. }: &Contexts) -> bool {
-    DISK_TYPES.contains(&label.type_()) || [image.type_(), content.type_()].contains(&label.type_())
+pub fn is_content(label: &Context, content: &Context) -> bool {
+    label.type_() == content.type_() && label.categories().is_empty()
 }
 
 /// The pair of an earlier claim of this same VM, which the guest then joins instead of getting a new one: of several,
@@ -179,27 +194,38 @@ mod tests {
     }
 
     fn found(label: &str, owner: Owner) -> Found {
-        let recorded = Some(context("u:object_r:xen_image_t:s0"));
-        Found { path: "/images/a".into(), writable: true, backing: false, label: context(label), owner, recorded }
+        let (label, recorded) = (context(label), Some(context("u:object_r:xen_image_t:s0")));
+        let disks = ["fixed_disk_device_t", "virt_image_t", "xen_image_t", "svirt_xen_image_t", "virt_content_t"];
+        let kind = if disks.contains(&label.type_()) { Kind::Disk } else { Kind::Other };
+        Found { path: "/images/a".into(), writable: true, backing: false, label, kind, owner, recorded }
     }
 
     fn read(label: &str, owner: Owner) -> Found {
-        Found { writable: false, ..found(label, owner) }
+        let found = found(label, owner);
+        let kind = if found.label.type_() == "usr_t" { Kind::Shared } else { found.kind };
+        Found { writable: false, kind, ..found }
+    }
+
+    fn on_nfs(found: Found) -> Found {
+        unrecorded(Found { label: context("system_u:object_r:nfs_t:s0"), kind: Kind::Shared, ..found })
     }
 
     fn unrecorded(found: Found) -> Found {
         Found { recorded: None, ..found }
     }
 
-    fn decide(found: &Found, published: &[(&str, &str)]) -> Result<Option<Relabel>, Refused> {
-        let contexts = Contexts {
+    fn contexts() -> Contexts {
+        Contexts {
             domain: context("system_u:system_r:svirt_xen_t:s0"),
             image: context("system_u:object_r:svirt_xen_image_t:s0"),
             content: context("system_u:object_r:virt_content_t:s0"),
-        };
+        }
+    }
+
+    fn decide(found: &Found, published: &[(&str, &str)]) -> Result<Option<Relabel>, Refused> {
         let published: Vec<_> =
             published.iter().map(|(domid, set)| (domid.parse().unwrap(), set.parse().unwrap())).collect();
-        relabel(found, &contexts, &published)
+        relabel(found, &contexts(), &published)
     }
 
     #[test]
@@ -248,7 +274,8 @@ mod tests {
                 let wanted = wanted(label, Owner::Gone(from));
                 let taken = decide(&wanted, &[]).unwrap();
                 let original = context("u:object_r:xen_image_t:s0");
-                let relabel = Relabel { writable: wanted.writable, original, from: Some(from), readers: None };
+                let relabel =
+                    Relabel { writable: wanted.writable, shared: false, original, from: Some(from), readers: None };
                 assert_eq!(taken, Some(relabel));
             }
         }
@@ -261,6 +288,24 @@ mod tests {
         }
         let odd = unrecorded(read("u:object_r:virt_content_t:s0:c1,c2", Owner::Nobody));
         assert!(matches!(decide(&odd, &[]), Err(Refused::Type(..))), "its categories keep guests out");
+    }
+
+    #[test]
+    fn what_keeps_no_label_is_the_guests_by_its_claim() {
+        let label = "u:object_r:xen_image_t:s0";
+        let pair: Pair = "c1,c2".parse().unwrap();
+        for (owner, from) in [(Owner::Nobody, None), (Owner::Gone(pair.into()), Some(pair.into()))] {
+            let relabel = decide(&on_nfs(found(label, owner.clone())), &[]).unwrap().unwrap();
+            assert_eq!((relabel.writable, relabel.from), (true, from));
+            assert_eq!(relabel.after(&contexts(), pair), context("system_u:object_r:nfs_t:s0"));
+            assert_eq!(decide(&on_nfs(read(label, owner)), &[]), Ok(None));
+        }
+        let refused = decide(&Found { kind: Kind::Other, ..on_nfs(found(label, Owner::Nobody)) }, &[]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "cannot label /images/a: the filesystem keeps no labels, all of it is nfs_t: setsebool -P svirt_xen_use_nfs on to \
+             let every guest's QEMU use what is there"
+        );
     }
 
     #[test]

@@ -44,7 +44,9 @@ impl Claim {
     /// When the object cannot be told or labelled, or another claim has it.
     pub fn restore(&self, registry: &Registry, label: &Labelled) -> Result<bool> {
         let mut changed = false;
-        if let Some(object) = label.object.find()?
+        // what kept its label needs none back, nor to be there
+        if label.before != label.after
+            && let Some(object) = label.object.find()?
             && object.label()? == label.after
         {
             match registry.owner(object.identity())?.filter(|owner| *owner != self.name()) {

@@ -78,10 +78,14 @@ fn described(
     ];
     let line = |object: &Object, relabel: Option<&Relabel>| -> Result<String> {
         let (path, now) = (object.path().display(), object.label()?);
-        let Some(Relabel { writable, from, readers, .. }) = relabel else {
+        let Some(Relabel { writable, shared, from, readers, .. }) = relabel else {
             return Ok(format!("    {path}: {now}, left as it is"));
         };
-        let after = if *writable { at_pair(&contexts.image) } else { contexts.content.to_string() };
+        let after = match (shared, writable) {
+            (true, _) => "the same, which every guest's device model may write".into(),
+            (false, true) => at_pair(&contexts.image),
+            (false, false) => contexts.content.to_string(),
+        };
         let whose = match (from, readers) {
             (Some(name), _) if earlier.map(Name::Pair) != Some(*name) => {
                 format!(", taken over from the claim of {name}")

@@ -84,7 +84,7 @@ pub(super) fn label(
             .collect();
         let (mut plan, mut settled, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         for (object, relabel) in disks::decide(found, &contexts, &published, mode)? {
-            let after = if relabel.writable { contexts.image.with_pair(pair) } else { contexts.content.clone() };
+            let after = relabel.after(&contexts, pair);
             if object.label()? == after && has_it(&registry, guest, pair, &relabel)? {
                 settled.push((object, after));
                 continue;

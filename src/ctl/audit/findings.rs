@@ -220,9 +220,9 @@ fn of_device_model(host: &Host, Guest { domain, claim, set }: &Guest, model: &De
     }
 }
 
-fn of_disk(host: &Host, Disk { path, writable, label, given }: &Disk, set: &Set, say: &mut Say) {
+fn of_disk(host: &Host, Disk { path, writable, label, is_shared, given, .. }: &Disk, set: &Set, say: &mut Say) {
     let content = &host.contexts.content;
-    let fits = |label: &Context| if *writable { carries(label, set) } else { plan::is_readable(label, content) };
+    let fits = |label: &Context| if *writable { carries(label, set) } else { plan::is_content(label, content) };
     let (label, given) = match (label, given) {
         (Ok(label), Ok(given)) => (label, given.as_ref().filter(|given| fits(given))),
         (Err(error), _) | (_, Err(error)) => return say(Code::DiskUnreadable, error.clone(), None),
@@ -232,7 +232,7 @@ fn of_disk(host: &Host, Disk { path, writable, label, given }: &Disk, set: &Set,
     let mend = |context: &Context| Some(chcon(context, path));
     match given {
         Some(given) if label != given => say(Code::DiskLabel, format!("{disk}, not {given}"), mend(given)),
-        _ if fits(label) => {}
+        _ if *is_shared || fits(label) => {}
         _ if *writable => {
             let own = Pair::of(set).map(|pair| host.contexts.image.with_pair(pair));
             say(Code::DiskLabel, format!("{disk}, not at {set}"), own.as_ref().and_then(mend));

@@ -13,6 +13,7 @@ use crate::claim::{Holder, Journal, Name, Registry};
 use crate::config::{Config, Contexts};
 use crate::context::Context;
 use crate::guest::{self, Guest};
+use crate::kind::Kind;
 use crate::mcs::{CATEGORIES, Category, Pair, Set};
 use crate::object::{self, Object};
 use crate::policy::{self, Policy};
@@ -78,7 +79,10 @@ pub(super) struct DeviceModel {
 pub(super) struct Disk {
     pub(super) path: PathBuf,
     pub(super) writable: bool,
+    pub(super) is_device: bool,
     pub(super) label: Told<Context>,
+    /// Whether the policy lets every guest use it with that label.
+    pub(super) is_shared: bool,
     /// The label it was given, by the claim that owns it.
     pub(super) given: Told<Option<Context>>,
 }
@@ -136,6 +140,14 @@ pub(super) fn look() -> Result<Host> {
         for model in domains.iter_mut().filter_map(|domain| domain.device_model.as_mut()) {
             if let Ok(label) = &model.label {
                 model.is_unconstrained = host.unknown_contexts.is_empty() && is_unconstrained(label, &host.contexts)?;
+            }
+        }
+        for disk in domains.iter_mut().flat_map(|domain| &mut domain.disks) {
+            if let Ok(label) = &disk.label
+                && host.policy != Policy::Missing
+                && host.unknown_contexts.is_empty()
+            {
+                disk.is_shared = Kind::of(label, disk.is_device, disk.writable, &host.contexts)? == Kind::Shared;
             }
         }
         host.strangers = strangers(&domains, &host.claims)?;
@@ -241,7 +253,9 @@ impl Domain {
                 self.disks.push(Disk {
                     path: object.path().into(),
                     writable: vbd.writable,
+                    is_device: object.is_device(),
                     label: object.label().map_err(|error| format!("{error:#}")),
+                    is_shared: false,
                     given: given(registry, claims, &object).map_err(|error| format!("{error:#}")),
                 });
             }

@@ -130,7 +130,7 @@ struct DiskReport {
 /// When it cannot be written.
 pub(super) fn json(host: &Host, findings: &[Finding]) -> Result<()> {
     let text = |label: &Result<Context, String>| label.as_ref().ok().map(ToString::to_string);
-    let disk = |Disk { path, writable, label, given }: &Disk| DiskReport {
+    let disk = |Disk { path, writable, label, given, .. }: &Disk| DiskReport {
         path: path.display().to_string(),
         writable: *writable,
         label: text(label),
