@@ -138,6 +138,7 @@ impl Confinement {
         for (object, relabel) in &objects {
             if relabel.writable {
                 self.own(object, relabel.from)?;
+                self.check_overlaps(object)?;
             } else {
                 self.read(object, relabel, &contexts.content)?;
             }
@@ -186,6 +187,20 @@ impl Confinement {
             bail!(Refused::InUse(object.path().into(), holder));
         }
         self.owned.push((identity, before));
+        Ok(())
+    }
+
+    /// That no launch got hold of a device that shares sectors with this one since they were looked for. Of two that have
+    /// one each, by the index and by their claims, one at least looks after the other is in both.
+    fn check_overlaps(&self, object: &Object) -> Result<()> {
+        for (other, node) in object.overlapping()? {
+            if let Some(name) = self.registry.owner(other)?
+                && let Some(journal) = self.registry.read(name)?
+                && let Some(live) = journal.live(|live| live.vm != self.holder.vm)?
+            {
+                bail!(Refused::Overlaps(object.path().into(), node, live.to_string()));
+            }
+        }
         Ok(())
     }
 

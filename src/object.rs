@@ -1,6 +1,7 @@
 //! A disk's object in dom0: a regular file or a block device, held by a descriptor that pins it.
 
 mod recorded;
+mod stack;
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -130,6 +131,16 @@ impl Object {
     /// When the kernel refuses, or the label read back is another.
     pub fn set_label(&self, context: &Context) -> Result<()> {
         selinux::set_label(self, context).with_context(|| format!("cannot label {}", self.path.display()))
+    }
+
+    /// The devices that share sectors with this one, and their nodes: who writes them writes it. None for a file.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn overlapping(&self) -> Result<Vec<(Identity, PathBuf)>> {
+        let Identity::Block(major, minor) = self.identity else { return Ok(Vec::new()) };
+        stack::of(major, minor)
+            .with_context(|| format!("cannot read the devices below and above {}", self.path.display()))
     }
 
     /// The file that a loop device hides: the same disk by another identity. `None` for any other object,

@@ -40,6 +40,14 @@ impl<'a> Owners<'a> {
     /// # Errors
     /// When that cannot be told, or is [`Outdated`].
     pub fn of(&self, object: &Object, label: &Context, writable: bool) -> Result<(Owner, Option<Context>)> {
+        for (other, node) in object.overlapping()? {
+            if let Some(name) = self.registry.owner(other)?
+                && let Some(journal) = self.registry.read(name)?
+                && let Some(holder) = self.another(&journal)?
+            {
+                return Ok((Owner::Overlapping(node, holder), None));
+            }
+        }
         let indexed = self.registry.owner(object.identity())?;
         // reconcile may have put the label back, and freed the claim, since the label was read
         let nobodys = || -> Result<_> {
@@ -65,16 +73,24 @@ impl<'a> Owners<'a> {
             Name::Pair(_) if indexed.is_none() && recorded.is_none() => return nobodys(),
             _ => {}
         }
+        Ok(match self.another(&journal)? {
+            Some(holder) => (Owner::Live(holder), None),
+            None => (Owner::Gone(name), recorded),
+        })
+    }
+
+    /// The holder of a claim that is another VM's and still there, once it has had the time to exit.
+    fn another(&self, journal: &Journal) -> Result<Option<Holder>> {
         let another = |holder: &Holder| holder.vm != self.vm;
         loop {
             let others = journal.holders.iter().filter(|holder| another(holder));
             if let Some(holder) = guest::still_there(self.store, others)? {
-                return Ok((Owner::Live(holder.clone()), None));
+                return Ok(Some(holder.clone()));
             }
             match journal.live(another)? {
-                Some(exiting) if Instant::now() > self.deadline => return Ok((Owner::Live(exiting.clone()), None)),
+                Some(exiting) if Instant::now() > self.deadline => return Ok(Some(exiting.clone())),
                 Some(_) => sleep(Duration::from_millis(10)),
-                None => return Ok((Owner::Gone(name), recorded)),
+                None => return Ok(None),
             }
         }
     }

@@ -50,6 +50,8 @@ pub enum Owner {
     Readers(Name),
     /// Another VM's that is running.
     Live(Holder),
+    /// A device that shares sectors with it is another VM's that is running.
+    Overlapping(PathBuf, Holder),
 }
 
 /// What to do with an object.
@@ -85,6 +87,8 @@ impl Relabel {
 pub enum Refused {
     /// A running VM has it.
     InUse(PathBuf, String),
+    /// A running VM has a device that shares sectors with it.
+    Overlaps(PathBuf, PathBuf, String),
     /// It carries categories that are published for a running domain, though no claim says so.
     Carries(PathBuf, String, Domid),
     /// It carries a guest's categories, and nobody knows which label it had before: a copy made with its label, or
@@ -98,6 +102,10 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InUse(path, holder) => write!(f, "cannot label {}: it is in use by {holder}", path.display()),
+            Self::Overlaps(path, other, holder) => {
+                let [path, other] = [path, other].map(|path| path.display());
+                write!(f, "cannot label {path}: it shares sectors with {other}, which is in use by {holder}")
+            }
             Self::Carries(path, set, domid) => {
                 write!(f, "cannot label {}: it carries {set}, which is published for domain {domid}", path.display())
             }
@@ -139,6 +147,9 @@ pub fn relabel(
     let Found { path, writable, label, kind, owner, recorded, .. } = found;
     let (writable, from, readers) = match owner {
         Owner::Live(holder) => return Err(Refused::InUse(path.clone(), holder.to_string())),
+        Owner::Overlapping(other, holder) => {
+            return Err(Refused::Overlaps(path.clone(), other.clone(), holder.to_string()));
+        }
         Owner::Nobody => (*writable, None, None),
         Owner::SameVm { pair, .. } => (true, Some(Name::Pair(*pair)), None),
         Owner::Gone(name) => (*writable, Some(*name), None),

@@ -5,6 +5,7 @@
 mod common {
     pub(crate) mod host;
     pub(crate) mod loop_device;
+    pub(crate) mod mount;
     pub(crate) mod xenstored;
 }
 
@@ -14,38 +15,17 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, compiled, label, level, qdisk, set_label};
+use common::host::{CONTENT, Disk, Host, Started, UNUSED, cdrom, compiled, label, level, qdisk, set_label};
 use common::loop_device::Loop;
+use common::mount::Mount;
 use common::xenstored::{Daemon, within};
 use nix::sys::signal::Signal;
 use svirt_interpose::mcs::{Pair, Set};
 use svirt_interpose::xenstore::{Access, Permissions};
 use xenstore_rs::Xs as _;
-
-/// A small filesystem of its own, unmounted when this goes.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn tmpfs(at: &Path, options: &str) -> Self {
-        fs::create_dir_all(at).unwrap();
-        mount(&["-t", "tmpfs", "-o", options, "tmpfs", at.to_str().unwrap()]);
-        Self(at.into())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-fn mount(args: &[&str]) {
-    assert!(Command::new("mount").args(args).status().unwrap().success());
-}
 
 // What a launch does.
 
@@ -373,7 +353,7 @@ fn a_failure_leaves_labels_store_and_claims_as_they_were() {
     let mounted = Mount::tmpfs(&readonly, "size=64k");
     File::create(readonly.join("disk")).unwrap();
     set_label(&readonly.join("disk"), UNUSED);
-    mount(&["-o", "remount,ro", readonly.to_str().unwrap()]);
+    mounted.make_readonly();
     refused(8, &[qdisk(768, &first), qdisk(832, &readonly.join("disk"))], "disk: Read-only file system");
     drop(mounted);
 }
@@ -384,7 +364,7 @@ fn a_full_or_readonly_state_directory_refuses_the_launch() {
     let disk = host.image("a.raw");
     host.domain(7, "vm7", &[qdisk(768, &disk)]);
     let state = host.path("state");
-    let _mounted = Mount::tmpfs(&state, "size=16k,mode=700");
+    let mounted = Mount::tmpfs(&state, "size=16k,mode=700");
     for directory in ["claims", "objects"] {
         fs::create_dir(state.join(directory)).unwrap();
         fs::set_permissions(state.join(directory), fs::Permissions::from_mode(0o700)).unwrap();
@@ -395,7 +375,7 @@ fn a_full_or_readonly_state_directory_refuses_the_launch() {
     assert_eq!(refusal.status, 125);
     assert!(refusal.said.contains("No space left on device"), "{}", refusal.said);
     fs::remove_file(&filler).unwrap();
-    mount(&["-o", "remount,ro", state.to_str().unwrap()]);
+    mounted.make_readonly();
     assert!(host.refuse(&["-xen-domid", "7"]).said.contains("Read-only file system"));
     assert_eq!(label(&disk), UNUSED);
 }
@@ -529,6 +509,57 @@ fn refuses_a_disk_of_a_live_domain_by_any_name() {
             refusal.said
         );
         assert_eq!(level(&label(&disk)), format!("s0:{}", host.key(1).unwrap()));
+    }
+}
+
+#[test]
+fn refuses_a_device_that_shares_sectors_with_a_live_domains() {
+    let host = Host::new();
+    let file = host.image("disk");
+    File::options().write(true).open(&file).unwrap().set_len(4 << 20).unwrap();
+    let whole = Loop::over(&file);
+    let [first, second] = [1, 2].map(|number| whole.partition(number, number));
+    host.domain(1, "vm1", &[Disk("vbd", 768, first.display().to_string(), "w", vec![])]);
+    let part = host.launch(1).unwrap();
+    host.domain(2, "vm2", &[Disk("vbd", 768, whole.0.display().to_string(), "w", vec![])]);
+    let said = host.refuse(&["-xen-domid", "2"]).said;
+    let shares = format!("{}: it shares sectors with {}, ", whole.0.display(), first.display());
+    assert!(said.contains(&shares) && said.contains("in use by domain 1 (VM vm1"), "{said}");
+    // two partitions share nothing
+    host.domain(3, "vm3", &[Disk("vbd", 768, second.display().to_string(), "w", vec![])]);
+    drop(host.launch(3).unwrap());
+    for domid in [1, 3] {
+        host.destroy(domid);
+    }
+    drop(part);
+    let _whole = host.launch(2).unwrap();
+    host.domain(4, "vm4", &[Disk("vbd", 768, second.display().to_string(), "w", vec![])]);
+    let said = host.refuse(&["-xen-domid", "4"]).said;
+    assert!(said.contains(&format!("shares sectors with {}, ", whole.0.display())), "{said}");
+}
+
+#[test]
+fn of_two_launches_at_once_for_devices_that_overlap_one_at_most_starts() {
+    let host = Host::new();
+    let file = host.image("disk");
+    File::options().write(true).open(&file).unwrap().set_len(4 << 20).unwrap();
+    let whole = Loop::over(&file);
+    let part = whole.partition(1, 1);
+    for round in 0..20 {
+        for (domid, device) in [(1, &whole.0), (2, &part)] {
+            host.domain(domid, &format!("vm{domid}"), &[Disk("vbd", 768, device.display().to_string(), "w", vec![])]);
+        }
+        let launches = [1, 2].map(|domid| host.start(&["-xen-domid", &domid.to_string()]));
+        let outcomes = launches.map(Started::outcome);
+        assert!(outcomes.iter().any(Result::is_err), "{round}: both started");
+        for refusal in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            assert!(refusal.said.contains("shares sectors with"), "{round}: {}", refusal.said);
+        }
+        drop(outcomes);
+        for domid in [1, 2] {
+            host.destroy(domid);
+        }
+        assert!(host.svirtctl(&["reconcile"]).status.success());
     }
 }
 

@@ -4,53 +4,19 @@
 
 mod common {
     pub(crate) mod host;
+    pub(crate) mod mount;
     pub(crate) mod xenstored;
 }
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::stat::{major, minor};
-
 use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, label, level, qdisk, set_label};
+use common::mount::Mount;
 use common::xenstored::within;
-
-/// A small filesystem of its own, unmounted when this goes.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn tmpfs(at: &Path) -> Self {
-        fs::create_dir(at).unwrap();
-        Self::at(at, &["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-    }
-
-    fn at(at: &Path, what: &[&str]) -> Self {
-        assert!(Command::new("mount").args(what).arg(at).status().unwrap().success());
-        Self(at.into())
-    }
-
-    fn file(&self, name: &str, label: &str) -> PathBuf {
-        let path = self.0.join(name);
-        fs::File::create(&path).unwrap();
-        set_label(&path, label);
-        path
-    }
-
-    /// Its device's numbers.
-    fn numbers(&self) -> String {
-        let device = fs::metadata(&self.0).unwrap().dev();
-        format!("{}:{}", major(device), minor(device))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
 
 fn inode(path: &Path) -> u64 {
     fs::metadata(path).unwrap().ino()
@@ -301,7 +267,7 @@ fn after_the_hosts_reboot_a_reader_is_found_though_its_label_leads_nowhere() {
 #[test]
 fn after_the_hosts_reboot_a_number_may_be_another_files() {
     let host = Host::new();
-    let [ours, others] = ["ours", "others"].map(|name| Mount::tmpfs(&host.path(name)));
+    let [ours, others] = ["ours", "others"].map(|name| Mount::tmpfs(&host.path(name), "size=1m"));
     let [disk, iso] = ["disk", "iso"].map(|name| ours.file(name, UNUSED));
     let [stranger, library] = [("disk", UNUSED), ("iso", CONTENT)].map(|(name, label)| others.file(name, label));
     host.domain(1, "vm1", &[qdisk(768, &disk), cdrom(5632, &iso)]);
