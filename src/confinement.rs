@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::guest;
 use crate::log;
 use crate::mcs::Pair;
-use crate::object::{Identity, Object, Recorded};
+use crate::object::{self, Identity, Object, Recorded};
 use crate::plan::{Refused, Relabel};
 use crate::selinux;
 use crate::xenstore::Connection;
@@ -272,12 +272,13 @@ impl Confinement {
         if self.published {
             failures.extend(self.unpublish().err());
         }
+        let synced = object::sync_labels(self.labelled.iter().map(|(object, _)| object));
         let left = match self.entry {
             Entry::Running => Ok(()),
-            Entry::New if kept.is_empty() => self.claim.release(),
+            Entry::New if kept.is_empty() && synced.is_ok() => self.claim.release(),
             Entry::New | Entry::Joined => self.claim.leave(&self.holder.process),
         };
-        failures.extend(left.err());
+        failures.extend(synced.err().into_iter().chain(left.err()));
         failures
     }
 

@@ -6,7 +6,7 @@ mod stack;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
+use nix::unistd::{sync, syncfs};
 
 use crate::context::Context;
 use crate::selinux;
@@ -133,6 +134,20 @@ impl Object {
         selinux::set_label(self, context).with_context(|| format!("cannot label {}", self.path.display()))
     }
 
+    /// Syncs the filesystem that a file is on: by its directory, as the file is not to be opened, or else all there are.
+    fn sync(&self) -> Result<()> {
+        let directory = || -> io::Result<File> {
+            let path = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+            File::open(path.parent().unwrap_or(&path))
+        };
+        let device = self.file.metadata()?.dev();
+        match directory().ok().filter(|directory| directory.metadata().is_ok_and(|status| status.dev() == device)) {
+            Some(directory) => syncfs(&directory)?,
+            None => sync(),
+        }
+        Ok(())
+    }
+
     /// The devices that share sectors with this one, and their nodes: who writes them writes it. None for a file.
     ///
     /// # Errors
@@ -195,6 +210,24 @@ impl AsFd for Object {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Makes the labels of these outlast a power cut, so that what comes later cannot alone: a claim that is removed on another
+/// filesystem. The label of a block device ends with its node.
+///
+/// # Errors
+/// When a filesystem cannot be synced.
+pub fn sync_labels<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Result<()> {
+    let mut synced = Vec::new();
+    for object in objects {
+        if let Identity::File(major, minor, _) = object.identity
+            && !synced.contains(&(major, minor))
+        {
+            object.sync().with_context(|| format!("cannot sync {}", object.path.display()))?;
+            synced.push((major, minor));
+        }
+    }
+    Ok(())
 }
 
 /// Opens all that a disk is made of: each path once by identity, and the files behind loop devices. The loop

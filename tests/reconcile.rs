@@ -450,7 +450,7 @@ fn mends_what_a_crash_at_any_system_call_left() {
         assert_eq!(host.everything(), before, "{point}: {said}");
     };
     let points = crash_everywhere(&host, env!("CARGO_BIN_EXE_svirt-interpose"), &["-xen-domid", "2"], prepare, mended);
-    println!("{points} points of a launch");
+    println!("count: killed at {points} system calls of a launch");
     assert!(points > 200, "only {points} points");
 }
 
@@ -472,6 +472,6 @@ fn may_itself_be_killed_at_any_system_call() {
         assert_eq!(host.everything(), before, "{point}: {said}");
     };
     let points = crash_everywhere(&host, env!("CARGO_BIN_EXE_svirtctl"), &["reconcile"], prepare, mended);
-    println!("{points} points of a reconcile");
+    println!("count: killed at {points} system calls of a reconcile");
     assert!(points > 100, "only {points} points");
 }

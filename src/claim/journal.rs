@@ -119,14 +119,17 @@ impl Journal {
         Self { holders: vec![holder.clone()], ..Self::default() }
     }
 
-    /// Reads a claim. A last line without its end was torn off by a crash before anything followed from it
-    /// and counts as not written. Records of a kind that is not known are a later version's additions and
+    /// Reads a claim. What [was not written whole](whole_lines) does not count; a claim of which nothing was, its
+    /// header included, says nothing. Records of a kind that is not known are a later version's additions and
     /// mean nothing here.
     ///
     /// # Errors
     /// When the header or a whole line of a known kind makes no sense: nothing is guessed.
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
-        let text = text.get(..whole_lines(text)).unwrap_or_default();
+        let (text, torn) = text.split_at(whole_lines(text));
+        if text.is_empty() && HEADER.as_bytes().starts_with(written(torn)) {
+            return Ok(Self::default());
+        }
         let text = str::from_utf8(text).context("it is no text")?;
         let mut lines = text.lines();
         let header = lines.next().unwrap_or_default();
@@ -211,9 +214,15 @@ impl Journal {
     }
 }
 
-/// How much of a claim's text ends in a line's end.
+/// How much of a claim's text was written whole. A crash tears the last line; a power cut leaves the file shorter, down to
+/// nothing, or zeros from where the filesystem had not written it yet. Nothing follows from a record that is not on the
+/// disk: a claim is synced before the labels that it tells of are set.
 pub(super) fn whole_lines(text: &[u8]) -> usize {
-    text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
+    written(text).iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
+}
+
+fn written(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -252,12 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_power_cut_left_unwritten_does_not_count() {
+        let whole = text(&[holder_line(&holder(7, 12))]);
+        let unwritten = format!("{whole}\0\0\0\0/a mount=/\n{}", label_line(&label(b"/images/a")));
+        assert_eq!(Journal::parse(unwritten.as_bytes()).unwrap(), Journal::parse(whole.as_bytes()).unwrap());
+        for nothing in ["", "\0\0\0\0holder\n", "svirt-int", "svirt-interpose claim 1"] {
+            assert_eq!(Journal::parse(nothing.as_bytes()).unwrap(), Journal::default(), "{nothing:?}");
+        }
+    }
+
+    #[test]
     fn refuses_a_corrupt_claim() {
         let broken = label_line(&label(b"/images/a")).replace("file-", "file:");
-        for lines in ["holder domid=7\n", "\0\0\0\n", "holder\n", &broken] {
+        for lines in ["holder domid=7\n", "\u{1}\n", "holder\n", &broken] {
             assert!(Journal::parse(format!("{HEADER}\n{lines}").as_bytes()).is_err(), "{lines:?}");
         }
-        for text in ["", "garbage\n", "svirt-interpose claim 2\n"] {
+        for text in ["\n", "garbage", "garbage\n", "svirt-interpose claim 2\n"] {
             assert!(Journal::parse(text.as_bytes()).is_err(), "{text:?}");
         }
     }

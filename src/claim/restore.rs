@@ -3,6 +3,7 @@
 use anyhow::{Error, Result, bail};
 
 use super::{Claim, Journal, Labelled, Name, Process, Registry};
+use crate::object::{self, Object};
 
 impl Claim {
     /// Puts every label back that can be, and then gives the claim up: it is free again only when no object that
@@ -11,14 +12,19 @@ impl Claim {
     /// # Errors
     /// All that could not be put back; the claim stays.
     pub fn put_back(&self, registry: &Registry, journal: &Journal) -> Result<usize, Vec<Error>> {
-        let (mut changed, mut failures) = (0, Vec::new());
+        let (mut changed, mut found, mut failures) = (0, Vec::new(), Vec::new());
         // the last record first: a reboot may have given an object a second one, under other numbers
         for label in journal.labels.iter().rev() {
             match self.restore(registry, label) {
-                Ok(was_changed) => changed += usize::from(was_changed),
+                Ok((object, was_changed)) => {
+                    found.extend(object);
+                    changed += usize::from(was_changed);
+                }
                 Err(error) => failures.push(error),
             }
         }
+        // also what was not changed: an earlier reconcile may have been stopped here
+        failures.extend(object::sync_labels(&found).err());
         if failures.is_empty() {
             self.release().map_err(|error| vec![error])?;
             Ok(changed)
@@ -37,16 +43,16 @@ impl Claim {
         Ok(if journal.holders.is_empty() { self.put_back(registry, &journal) } else { Ok(0) })
     }
 
-    /// Puts one label back, if the object is still the one recorded and still carries the label it was given. True
-    /// when it was changed.
+    /// Puts one label back, if the object is still the one recorded and still carries the label it was given. The object,
+    /// and whether it was changed.
     ///
     /// # Errors
     /// When the object cannot be told or labelled, or another claim has it.
-    pub fn restore(&self, registry: &Registry, label: &Labelled) -> Result<bool> {
+    pub fn restore(&self, registry: &Registry, label: &Labelled) -> Result<(Option<Object>, bool)> {
         let mut changed = false;
         // what kept its label needs none back, nor to be there
-        if label.before != label.after
-            && let Some(object) = label.object.find()?
+        let object = if label.before == label.after { None } else { label.object.find()? };
+        if let Some(object) = &object
             && object.label()? == label.after
         {
             match registry.owner(object.identity())?.filter(|owner| *owner != self.name()) {
@@ -61,6 +67,6 @@ impl Claim {
             }
         }
         registry.disown(label.object.identity, self.name())?;
-        Ok(changed)
+        Ok((object, changed))
     }
 }

@@ -151,7 +151,7 @@ fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
     let mut put_back =
         |label: &Labelled| lines.push(format!("{}: put back {}", label.object.path.display(), label.before));
     for label in journal.labels.iter().rev() {
-        if left(label)? && claim.restore(&registry, label)? {
+        if left(label)? && claim.restore(&registry, label)?.1 {
             put_back(label);
         }
     }

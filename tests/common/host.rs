@@ -23,7 +23,7 @@ use xenstore_rs::{Xs as _, XsTransaction as _, XsTransactionSpan as _};
 use super::xenstored::{Daemon, Directory, Xenstored, within};
 
 /// Nothing here takes longer, however loaded the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The label a disk has before any guest.
 pub(crate) const UNUSED: &str = "system_u:object_r:xen_image_t:s0";
@@ -63,12 +63,7 @@ impl Host {
 
     /// An enforcing host with one dom0, no guest, and a configuration that names what the tests have.
     pub(crate) fn with(daemon: Daemon) -> Self {
-        let host = Self { xenstored: Xenstored::start(daemon), directory: Directory::new(), launches: 0.into() };
-        let store = host.store();
-        store.write("/local/domain/0/domid", "0").unwrap();
-        for parent in ["/local/domain/0/backend/qdisk", "/local/domain/0/backend/vbd", "/libxl"] {
-            store.write(parent, "").unwrap();
-        }
+        let host = Self { xenstored: start_xenstored(daemon), directory: Directory::new(), launches: 0.into() };
         host.set("mode", "enforcing");
         host.set("filesystems", "nodev\tselinuxfs\n");
         host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c0.c1023");
@@ -242,6 +237,12 @@ impl Host {
         all
     }
 
+    /// Boots the host anew: another boot id, and nothing in XenStore. Whoever runs is to be gone by then.
+    pub(crate) fn reboot(&mut self) {
+        self.set("boot_id", "00000000-the-boot-after\n");
+        self.xenstored = start_xenstored(Daemon::C);
+    }
+
     /// Makes a claim as long as one that was joined daily for months.
     pub(crate) fn held_before(&self, name: &str) {
         let claim = self.path("state/claims").join(name);
@@ -278,6 +279,17 @@ impl Host {
         names.sort();
         names
     }
+}
+
+/// A store with one dom0 in it and no guest.
+fn start_xenstored(daemon: Daemon) -> Xenstored {
+    let xenstored = Xenstored::start(daemon);
+    let store = xenstored.connect();
+    store.write("/local/domain/0/domid", "0").unwrap();
+    for parent in ["/local/domain/0/backend/qdisk", "/local/domain/0/backend/vbd", "/libxl"] {
+        store.write(parent, "").unwrap();
+    }
+    xenstored
 }
 
 /// Begins a file as `qemu-img create -f qcow2 -o compat=0.10` does, with or without `-F`.

@@ -19,9 +19,9 @@
  *   pid.<pid>    the context of another process; without it, the exec context that one set
  *
  * Files of the host that would be in the way of a test are looked for there as well: the configuration (conf), the
- * list of filesystems (filesystems), libxl's record of a domain (by its name), syslog's socket (log), and below root what
- * is in these directories, if it is there. The kernel's audit is there too, as a socket that gets what it is sent
- * (audit); without it, the kernel has none.
+ * list of filesystems (filesystems), libxl's record of a domain (by its name), syslog's socket (log), the boot id where
+ * there is one (boot_id), and below root what is in these directories, if it is there. The kernel's audit is there too, as
+ * a socket that gets what it is sent (audit); without it, the kernel has none.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -225,6 +225,8 @@ static const char *redirected(const char *path)
 		return in("filesystems");
 	if (!strncmp(path, "/var/lib/xen/", 13))
 		return in(path + 13);
+	if (!strcmp(path, "/proc/sys/kernel/random/boot_id") && !syscall(SYS_access, in("boot_id"), F_OK))
+		return in("boot_id");
 	return path;
 }
 
