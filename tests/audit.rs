@@ -9,6 +9,7 @@ mod common {
 
 use std::cell::Cell;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -400,6 +401,8 @@ fn cannot_tell_without_xenstore_or_with_a_bad_configuration() {
     );
     host.configure("");
     kill(Pid::from_raw(host.xenstored.pid().try_into().unwrap()), Signal::SIGKILL).unwrap();
+    let is_gone = || UnixStream::connect(host.xenstored.socket()).is_err().then_some(());
+    common::xenstored::within(std::time::Duration::from_secs(60), is_gone);
     let output = host.svirtctl(&["audit"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot connect to xenstored at "));
