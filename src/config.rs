@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Deserializer};
@@ -137,10 +138,15 @@ impl Config {
                 file.read_to_string(&mut text).with_context(|| format!("cannot read {PATH}"))?;
             }
         }
-        Self::parse(&text)
+        text.parse()
     }
+}
 
-    fn parse(text: &str) -> Result<Self> {
+impl FromStr for Config {
+    type Err = anyhow::Error;
+
+    /// Reads the text of a configuration; an error names the line.
+    fn from_str(text: &str) -> Result<Self> {
         toml::from_str(text).or_else(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
@@ -173,12 +179,12 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        format!("{:#}", Config::parse(text).unwrap_err())
+        format!("{:#}", text.parse::<Config>().unwrap_err())
     }
 
     #[test]
     fn an_empty_file_means_the_defaults() {
-        let config = Config::parse("").unwrap();
+        let config = "".parse::<Config>().unwrap();
         assert_eq!(config.state_dir, Path::new("/var/lib/svirt-interpose"));
         assert!(config.qemu.is_absolute() && config.domain_context.is_none() && !config.require);
     }
@@ -195,12 +201,10 @@ mod tests {
 
     #[test]
     fn reads_every_key() {
-        let config = Config::parse(
-            "qemu = '/opt/qemu'\nstate_dir = '/srv/state'\ndomain_context = 'system_u:system_r:svirt_xen_t:s0'\n\
+        let text = "qemu = '/opt/qemu'\nstate_dir = '/srv/state'\ndomain_context = 'system_u:system_r:svirt_xen_t:s0'\n\
              image_context = 'system_u:object_r:svirt_xen_image_t:s0'\n\
-             backing_dirs = ['/srv/templates', '/srv/more']\nrequire = true\n",
-        )
-        .unwrap();
+             backing_dirs = ['/srv/templates', '/srv/more']\nrequire = true\n";
+        let config: Config = text.parse().unwrap();
         assert_eq!(config.qemu, Path::new("/opt/qemu"));
         assert_eq!(config.state_dir, Path::new("/srv/state"));
         assert_eq!(config.domain_context.unwrap().type_(), "svirt_xen_t");

@@ -125,7 +125,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the header or a whole line of a known kind makes no sense: nothing is guessed.
-    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+    pub fn parse(text: &[u8]) -> Result<Self> {
         let (text, torn) = text.split_at(whole_lines(text));
         if text.is_empty() && HEADER.as_bytes().starts_with(written(torn)) {
             return Ok(Self::default());
@@ -181,7 +181,8 @@ impl Journal {
     }
 
     /// The claim that says just this.
-    pub(super) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         let records = self.holders.iter().map(holder_line).chain(self.labels.iter().map(label_line));
         let records: Vec<String> = records.chain(self.unknown.iter().cloned()).collect();
         format!("{HEADER}\nkept lines={}\n{}", records.len(), records.concat())
