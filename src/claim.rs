@@ -163,13 +163,19 @@ impl Claim {
         self.append(&left_line(process))
     }
 
-    /// Records what is about to be labelled, on the disk, with the claim itself: a label on a file and a link in the
-    /// index outlive a power cut.
+    /// Records what is about to be labelled.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn about_to_label(&mut self, labels: &[Labelled]) -> Result<()> {
-        self.append(&labels.iter().map(label_line).collect::<String>())?;
+    pub fn record(&mut self, labels: &[Labelled]) -> Result<()> {
+        self.append(&labels.iter().map(label_line).collect::<String>())
+    }
+
+    /// Puts the claim on the disk, its name included, before a label is given that outlives a power cut as well.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn sync(&self) -> Result<()> {
         let what = || format!("cannot sync {}", self.path.display());
         self.file.sync_data().with_context(what)?;
         let claims = self.path.parent().context("a claim has a directory")?;

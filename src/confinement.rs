@@ -117,9 +117,10 @@ impl Confinement {
     /// # Errors
     /// As [`guest::publish`].
     pub fn publish(&mut self) -> Result<()> {
-        self.before = guest::key_of(&self.store, self.holder.domid)?;
-        self.published = true; // even if it fails: the answer to a commit may be lost
-        guest::publish(&self.store, self.holder.domid, self.pair())
+        guest::publish(&self.store, self.holder.domid, self.pair, |before| {
+            self.published = true;
+            self.before = before.map(Into::into);
+        })
     }
 
     /// Labels the objects, one record written ahead of each change.
@@ -134,7 +135,10 @@ impl Confinement {
         let writable = objects.iter().filter(|(_, relabel)| relabel.writable);
         let records: Result<Vec<_>> =
             writable.map(|(object, relabel)| record(object, relabel, &relabel.after(contexts, pair))).collect();
-        self.claim.about_to_label(&records?)?;
+        self.claim.record(&records?)?;
+        if objects.iter().any(|(object, relabel)| relabel.writable && object.keeps_its_label()) {
+            self.claim.sync()?;
+        }
         for (object, relabel) in &objects {
             if relabel.writable {
                 self.own(object, relabel.from)?;
@@ -220,7 +224,8 @@ impl Confinement {
         let name = claim.name();
         self.reads.push(name);
         if self.registry.owner(object.identity())? != Some(name) || object.label()? != *after {
-            claim.about_to_label(&[record(object, relabel, after)?])?;
+            claim.record(&[record(object, relabel, after)?])?;
+            claim.sync()?;
             ensure!(self.registry.own(object.identity(), relabel.from, name)?, Outdated::Claim(name));
             object.set_label(after)?;
         }

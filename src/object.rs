@@ -15,6 +15,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{major, minor};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{sync, syncfs};
 
 use crate::context::Context;
@@ -116,6 +117,12 @@ impl Object {
     #[must_use]
     pub fn is_device(&self) -> bool {
         matches!(self.identity, Identity::Block(..))
+    }
+
+    /// Whether its label may outlive a reboot of the host: not on a filesystem that is in memory, as a device's node is.
+    #[must_use]
+    pub fn keeps_its_label(&self) -> bool {
+        !fstatfs(&self.file).is_ok_and(|filesystem| filesystem.filesystem_type() == TMPFS_MAGIC)
     }
 
     /// Its label.
@@ -261,6 +268,16 @@ mod tests {
         for path in ["/", "/dev/null", "/proc/self/fd", "/nonexistent/disk"] {
             assert!(Object::open(Path::new(path)).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_label_in_memory_does_not_outlive_a_reboot() {
+        let beside = std::env::current_exe().unwrap();
+        let in_memory = Path::new("/dev/shm").join(format!("svirt-object.{}", std::process::id()));
+        fs::write(&in_memory, "").unwrap();
+        let keeps = [&beside, &in_memory].map(|path| Object::open(path).unwrap().keeps_its_label());
+        fs::remove_file(&in_memory).unwrap();
+        assert_eq!(keeps, [true, false]);
     }
 
     proptest! {
