@@ -58,26 +58,32 @@ impl Guest {
     /// # Errors
     /// The outer error is the connection's; each inner one as for [`read`](Self::read).
     pub fn read_all(store: &Connection, own: Domid, domids: &[Domid]) -> Result<Vec<Result<Self>>> {
-        let homes: Vec<String> = domids.iter().map(|domid| format!("/local/domain/{domid}")).collect();
-        let nodes: Vec<Vec<String>> =
-            homes.iter().map(|home| ["name", "vm"].map(|node| format!("{home}/{node}")).into()).collect();
-        let permissions = store.permissions_all(&homes)?;
-        let (nodes, vbds) = (grouped(&nodes, |paths| store.read_all(paths))?, vbds(store, own, domids)?);
-        let guests = domids.iter().zip(permissions).zip(nodes.into_iter().zip(vbds));
-        Ok(guests.map(|((domid, permissions), (nodes, vbds))| Self::of(*domid, permissions, nodes, vbds)).collect())
+        let permissions = store.permissions_all(domids.iter().copied().map(home))?;
+        let parents: Vec<Vec<String>> = domids.iter().map(|domid| parents(own, *domid)).collect();
+        let children = grouped(&parents, |paths| store.directory_all(paths))?;
+        let directories: Vec<_> =
+            parents.iter().zip(children).map(|(parents, names)| Ok(below(parents, names?))).collect();
+        let paths: Vec<Vec<String>> = domids.iter().zip(&directories).map(|(domid, of)| paths(*domid, of)).collect();
+        let values = grouped(&paths, |paths| store.read_all(paths))?;
+        let guests = domids.iter().zip(permissions).zip(directories.into_iter().zip(values));
+        Ok(guests.map(|((domid, home), (of, values))| Self::of(own, *domid, home, of, values)).collect())
     }
 
+    /// `values` are those of the [paths].
     fn of(
+        own: Domid,
         domid: Domid,
         home: io::Result<Permissions>,
-        nodes: io::Result<Vec<Option<Vec<u8>>>>,
-        vbds: Result<Vec<Vbd>>,
+        directories: io::Result<Vec<String>>,
+        values: io::Result<Vec<Option<Vec<u8>>>>,
     ) -> Result<Self> {
         check_home(domid, home)?;
-        let mut nodes = nodes?.into_iter().map(Option::unwrap_or_default);
-        let name = String::from_utf8_lossy(&nodes.next().unwrap_or_default()).into_owned();
-        let vm = String::from_utf8(nodes.next().unwrap_or_default()).map(|vm| uuid(&vm).to_owned()).unwrap_or_default();
+        let mut values = values?.into_iter();
+        let name = String::from_utf8_lossy(&values.next().flatten().unwrap_or_default()).into_owned();
+        let vm = String::from_utf8(values.next().flatten().unwrap_or_default()).unwrap_or_default();
+        let vm = uuid(&vm).to_owned();
         ensure!(!vm.is_empty(), "cannot tell which VM domain {domid} is: /local/domain/{domid}/vm names none");
+        let vbds = directories.map_err(Into::into).and_then(|directories| disks(own, directories, values));
         let vbds = vbds.with_context(|| format!("cannot tell the disks of domain {domid}"))?;
         Ok(Self { domid, name, vm, vbds })
     }
@@ -87,6 +93,10 @@ impl Guest {
     pub fn is(&self, holder: &Holder) -> bool {
         holder.domid == self.domid && holder.vm == self.vm
     }
+}
+
+fn home(domid: Domid) -> String {
+    format!("/local/domain/{domid}")
 }
 
 /// That the domain exists and that its guest may not write its node, of these permissions.
@@ -99,24 +109,18 @@ fn check_home(domid: Domid, permissions: io::Result<Permissions>) -> Result<()> 
     Ok(())
 }
 
-/// The disks of each domain.
-fn vbds(store: &Connection, own: Domid, domids: &[Domid]) -> io::Result<Vec<Result<Vec<Vbd>>>> {
-    let parents = |domid: &Domid| {
-        let backends = vbd::KINDS.iter().map(|kind| format!("/local/domain/{own}/backend/{kind}/{domid}"));
-        let listed = ["vbd", "virtio_disk"].map(|kind| format!("/libxl/{domid}/device/{kind}"));
-        backends.chain(listed).collect::<Vec<_>>()
-    };
-    let parents: Vec<Vec<String>> = domids.iter().map(parents).collect();
-    let children = grouped(&parents, |paths| store.directory_all(paths))?;
-    let directories: Vec<io::Result<Vec<String>>> =
-        parents.iter().zip(children).map(|(parents, names)| Ok(below(parents, names?))).collect();
-    let paths = |directory: &String| nodes_of(directory).iter().map(|name| format!("{directory}/{name}")).collect();
-    let paths: Vec<Vec<String>> = directories
-        .iter()
-        .map(|directories| directories.iter().flatten().flat_map::<Vec<_>, _>(paths).collect())
-        .collect();
-    let values = grouped(&paths, |paths| store.read_all(paths))?;
-    Ok(directories.into_iter().zip(values).map(|(directories, values)| disks(own, directories?, values?)).collect())
+/// Where a domain's disks are: the backends, and libxl's own records of them.
+fn parents(own: Domid, domid: Domid) -> Vec<String> {
+    let backends = vbd::KINDS.iter().map(|kind| format!("/local/domain/{own}/backend/{kind}/{domid}"));
+    let listed = ["vbd", "virtio_disk"].map(|kind| format!("/libxl/{domid}/device/{kind}"));
+    backends.chain(listed).collect()
+}
+
+/// What is read of a domain: its name, its VM, and the nodes of the directories of its disks.
+fn paths(domid: Domid, directories: &io::Result<Vec<String>>) -> Vec<String> {
+    let own = ["name", "vm"].map(|node| format!("/local/domain/{domid}/{node}"));
+    let nodes = |directory: &String| nodes_of(directory).iter().map(|name| format!("{directory}/{name}")).collect();
+    own.into_iter().chain(directories.iter().flatten().flat_map::<Vec<_>, _>(nodes)).collect()
 }
 
 fn below(parents: &[String], names: Vec<Option<Vec<Box<str>>>>) -> Vec<String> {
@@ -136,8 +140,7 @@ fn is_record(directory: &str) -> bool {
 }
 
 /// `values` are those of the [nodes](nodes_of) of each directory.
-fn disks(own: Domid, directories: Vec<String>, values: Vec<Option<Vec<u8>>>) -> Result<Vec<Vbd>> {
-    let mut values = values.into_iter();
+fn disks(own: Domid, directories: Vec<String>, mut values: impl Iterator<Item = Option<Vec<u8>>>) -> Result<Vec<Vbd>> {
     let (mut backends, mut listed) = (Vec::new(), Vec::new());
     for path in directories {
         let nodes = nodes_of(&path).iter().zip(values.by_ref());
@@ -168,6 +171,13 @@ fn grouped<T>(
 /// The categories published for each domain. A key that makes no sense is somebody else's fault: it is told
 /// and passed over, as it must not stop every launch on the host.
 ///
+/// One read for each domain, 64 of them in flight. Among launches the claim files decide already, at a cost that does
+/// not grow with the domains; this is for what no claim tells of: a key that something else wrote, and those of guests
+/// that run on after the state directory was lost. An index of the sets in use, in XenStore, would be one look-up
+/// (`tests/bench/run claim` has it beside this), and give up just that, as only its own writers are in it; and an entry
+/// would outlive its domain, which takes the key along. Nothing else in XenStore says at once that a key deep below
+/// `/local/domain` was written, but a watch that somebody has to stay for.
+///
 /// # Errors
 /// When XenStore cannot be read: only a key that does not exist means none.
 pub fn published(store: &Connection) -> Result<Vec<(Domid, Set)>> {
@@ -196,10 +206,7 @@ pub fn published_for_others(store: &Connection, domid: Domid) -> Result<Vec<(Dom
 }
 
 /// What is published for a domain.
-///
-/// # Errors
-/// When XenStore cannot be read.
-pub fn key_of(store: &Connection, domid: Domid) -> Result<Option<String>> {
+fn key_of(store: &Connection, domid: Domid) -> Result<Option<String>> {
     Ok(optional(store.read(&key(domid)))?.map(Into::into))
 }
 
@@ -212,12 +219,16 @@ pub fn pair_of(store: &Connection, domid: Domid) -> Result<Option<Pair>> {
     pair.transpose().with_context(|| format!("cannot use {}", key(domid)))
 }
 
-/// Publishes a guest's pair, readable by dom0 alone.
+/// Publishes a guest's pair, readable by dom0 alone. `before` is told what the key says before it is written: even a
+/// write that fails may have happened, as the answer to a commit may be lost.
 ///
 /// # Errors
 /// When the domain does not exist, its guest may write its node, or XenStore refuses.
-pub fn publish(store: &Connection, domid: Domid, pair: Pair) -> Result<()> {
-    change(store, domid, |_| Change::Write(pair.to_string()))
+pub fn publish(store: &Connection, domid: Domid, pair: Pair, mut before: impl FnMut(Option<&str>)) -> Result<()> {
+    change(store, domid, |now| {
+        before(now);
+        Change::Write(pair.to_string())
+    })
 }
 
 /// Takes back what [`publish`] did, where it still stands: a domain that is gone took its key along.
@@ -242,7 +253,7 @@ enum Change {
 
 /// Changes a domain's key by what it says now. In a transaction that has seen the
 /// domain's own node: a plain write would bring a destroyed domain back as a ghost.
-fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change) -> Result<()> {
+fn change(store: &Connection, domid: Domid, mut to: impl FnMut(Option<&str>) -> Change) -> Result<()> {
     let key = key(domid);
     for _ in 0..TRIES {
         let transaction = store.transaction()?;
@@ -252,8 +263,7 @@ fn change(store: &Connection, domid: Domid, to: impl Fn(Option<&str>) -> Change)
             Change::Remove => transaction.rm(&key)?,
             Change::Write(value) => {
                 check_home(domid, transaction.permissions(&format!("/local/domain/{domid}")))?;
-                transaction.write(&key, &value)?;
-                transaction.set_permissions(&key, &Permissions::dom0_only())?;
+                transaction.write_with_permissions(&key, &value, &Permissions::dom0_only())?;
             }
         }
         match transaction.commit() {

@@ -146,6 +146,17 @@ impl Connection {
         self.ask(Operation::SetPerms, path, permissions.to_string().as_bytes()).map(drop)
     }
 
+    /// Writes a node and gives it these permissions, both in one flight.
+    ///
+    /// # Errors
+    ///
+    /// As for any request: the first that failed of the two.
+    pub fn write_with_permissions(&self, path: &str, data: &str, permissions: &Permissions) -> io::Result<()> {
+        let write = Request::new(Operation::Write, path, data.as_bytes())?;
+        let permit = Request::new(Operation::SetPerms, path, permissions.to_string().as_bytes())?;
+        self.exchange(&[write, permit])?.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
     /// Watches a node and all below it, for which this connection is then given up.
     ///
     /// # Errors
