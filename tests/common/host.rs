@@ -63,7 +63,12 @@ impl Host {
 
     /// An enforcing host with one dom0, no guest, and a configuration that names what the tests have.
     pub(crate) fn with(daemon: Daemon) -> Self {
-        let host = Self { xenstored: start_xenstored(daemon), directory: Directory::new(), launches: 0.into() };
+        Self::below(&std::env::temp_dir(), daemon)
+    }
+
+    /// The same with its claims and images on the filesystem of a directory.
+    pub(crate) fn below(parent: &Path, daemon: Daemon) -> Self {
+        let host = Self { xenstored: start_xenstored(daemon), directory: Directory::below(parent), launches: 0.into() };
         host.set("mode", "enforcing");
         host.set("filesystems", "nodev\tselinuxfs\n");
         host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c0.c1023");
