@@ -152,6 +152,9 @@ fn claims_that_were_damaged() {
     refuses(&host, SEVEN, "it begins with \"svirt-interpose claim 9\", not \"svirt-interpose claim 1\"");
     fs::write(&claim, good.clone() + "holder domid=x\n").unwrap();
     refuses(&host, SEVEN, &format!("line {} makes no sense", good.lines().count() + 1));
+    fs::remove_file(&claim).unwrap();
+    let gone = format!("the claim of {} is gone: run svirtctl reconcile", host.key(7).unwrap());
+    refuses(&host, SEVEN, &gone);
     fs::write(&claim, good).unwrap();
     for entry in fs::read_dir(host.path("state/objects")).unwrap() {
         let link = entry.unwrap().path();

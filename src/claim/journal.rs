@@ -119,7 +119,7 @@ impl Journal {
         Self { holders: vec![holder.clone()], ..Self::default() }
     }
 
-    /// Reads a claim. What [was not written whole](whole_lines) does not count; a claim of which nothing was, its
+    /// Reads a claim. What was not written whole does not count; a claim of which nothing was, its
     /// header included, says nothing. Records of a kind that is not known are a later version's additions and
     /// mean nothing here.
     ///

@@ -129,8 +129,14 @@ impl Host {
         }
     }
 
-    /// Adds a disk to a domain as libxl does, all at once.
-    pub(crate) fn attach(&self, domid: u16, Disk(kind, devid, params, mode, nodes): &Disk) {
+    /// Adds a disk to a domain as libxl does, all at once, again where others changed the store meanwhile.
+    pub(crate) fn attach(&self, domid: u16, disk: &Disk) {
+        while let Err(error) = self.try_to_attach(domid, disk) {
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+        }
+    }
+
+    fn try_to_attach(&self, domid: u16, Disk(kind, devid, params, mode, nodes): &Disk) -> std::io::Result<()> {
         let frontend = format!("/local/domain/{domid}/device/vbd/{devid}");
         let backend = format!("/local/domain/0/backend/{kind}/{domid}/{devid}");
         let record = format!("/libxl/{domid}/device/vbd/{devid}");
@@ -149,7 +155,7 @@ impl Host {
         for (node, value) in nodes {
             store.write(&format!("{backend}/{node}"), value).unwrap();
         }
-        store.commit().unwrap();
+        store.commit()
     }
 
     /// Takes a disk from a domain as libxl does.
