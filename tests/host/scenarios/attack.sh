@@ -256,12 +256,12 @@ xenstore-write $home/vm /vm/to-come $home/name to-come
 spare=$(for category in c0 c1 c2; do [[ ,$two, == *",$category,"* ]] || echo "$category"; done | head -n 1)
 launch() { timeout 20 runcon "unconfined_u:unconfined_r:svirt_interpose_t:s0-s0:$1" $interpose -xen-domid 99 -version; }
 check "one's QEMU makes two's key its own" as_qemu one xswrite "/local/domain/$id/selinux-mcs>$one"
-check "svirtctl audit tells" says 1 "domain $id: its device model $pid runs as $(qemu_label two), not at $one" svirtctl audit
+check "svirtctl audit tells" says 1 "domain $id: $one is published for it, which does not keep it apart from domain " svirtctl audit
 check "two's pair is not to be had" says 125 "cannot find a free pair of categories" launch "$two"
 check "one's QEMU removes it" as_qemu one xsremove "/local/domain/$id/selinux-mcs"
-check "svirtctl audit tells" says 1 "domain $id: no categories are published, but its device model runs" svirtctl audit
+check "svirtctl audit tells" says 1 "domain $id: $two is claimed for it, but not published" svirtctl audit
 check "one's QEMU removes the pid of two's, too" as_qemu one xsremove "/local/domain/$id/image/device-model-pid"
-check "svirtctl audit tells" says 1 "domain $id (VM " svirtctl audit
+check "svirtctl audit tells" says 1 "domain $id: process $pid holds its claim, but XenStore names none as its device model" svirtctl audit
 xenstore-write "/local/domain/$id/image/device-model-pid" "$pid"
 check "two's pair is not to be had" says 125 "cannot find a free pair of categories" launch "$two"
 check "with one category more, another is" launch "$two,$spare"

@@ -38,6 +38,7 @@ for name in one two; do
     check "$name writes its own disk" within 120 grown $images/$name.qcow2
 done
 check "the template is content" test "$(labels $templates/*)" = system_u:object_r:virt_content_t:s0
+check "svirtctl reconcile: those that did not start are forgotten" svirtctl reconcile
 check "svirtctl audit" svirtctl audit
 
 echo "a disk that names what is no template"
