@@ -14,8 +14,11 @@ use rand::{RngExt as _, SeedableRng};
 
 use super::xenstored::within;
 
-/// The unit of the log, and of what a disk writes whole.
+/// The unit of the log.
 const SECTOR: usize = 512;
+
+/// What a disk writes whole: ext4 takes for granted that its superblock, of two sectors, is never torn.
+const WHOLE: usize = 2 * SECTOR;
 
 /// Where a disk was written: a range of it, and where the log has what was written.
 #[derive(Clone, Debug)]
@@ -125,8 +128,8 @@ impl Recording {
                 let mut kept = writes[..count].to_vec();
                 cuts.push(Cut { flushed, kept: kept.clone() });
                 kept.retain(|_| random.random_range(0..2) == 0);
-                if let Some(torn) = kept.last_mut().filter(|torn| torn.to.len() > SECTOR) {
-                    torn.to.end -= random.random_range(1..torn.to.len() / SECTOR) * SECTOR;
+                if let Some(torn) = kept.last_mut().filter(|torn| torn.to.len() > WHOLE) {
+                    torn.to.end -= random.random_range(1..torn.to.len() / WHOLE) * WHOLE;
                 }
                 if count > 1 {
                     cuts.push(Cut { flushed, kept });
