@@ -312,8 +312,13 @@ fn tells_a_process_that_shares_a_guests_categories() {
         let container = guests.process(&format!("system_u:system_r:container_t:s0:{set}"));
         let (status, codes, text) = guests.audit();
         assert_eq!((status, codes), (1, vec!["foreign-set".to_owned()]), "{text}");
-        assert!(text.contains(&format!(": kill {}\n", container.0.id())), "{text}");
+        let told = format!("process {} runs as system_u:system_r:container_t:s0:", container.0.id());
+        assert!(text.contains(&told), "{text}");
+        assert!(text.ends_with(": stop it and start it again, at other categories\n"), "{text}");
     }
+    let qemu = guests.process(&format!("system_u:system_r:svirt_xen_t:s0:{pair}"));
+    guests.finds("foreign-set", &format!("which is not kept apart from domain 1: kill {}\n", qemu.0.id()));
+    drop(qemu);
     let _apart = guests.process("system_u:system_r:container_t:s0:c1022,c1023");
     let _range = guests.process("unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023");
     guests.finds_nothing();

@@ -266,17 +266,20 @@ fn of_stranger(host: &Host, guests: &[Guest], pid: u32, label: &Context) -> Opti
     let owner = |guest: &&Guest| guest.set.as_ref().is_some_and(is_near);
     let claim = |claim: &&Claim| pair_of(claim).is_some_and(|set| is_near(&set));
     let runs = format!("process {pid} runs as {label}");
+    let is_qemu = label.type_() == host.contexts.domain.type_();
     let (code, domid, text) = if let Some(Guest { domain, .. }) = guests.iter().find(owner) {
         let text = format!("{runs}, which is not kept apart from domain {}", domain.domid);
         (Code::ForeignSet, Some(domain.domid.number()), text)
     } else if let Some(claim) = host.claims.iter().find(claim) {
         (Code::ForeignSet, None, format!("{runs}, which is not kept apart from the claim of {}", claim.name))
-    } else if label.type_() == host.contexts.domain.type_() {
+    } else if is_qemu {
         (Code::DeviceModelUnknown, None, format!("{runs}, but neither a claim nor XenStore knows of it"))
     } else {
         return None;
     };
-    Some(Finding { code, domid, text, mend: Some(format!("kill {pid}")) })
+    // a container is somebody's, and may be told its categories; a QEMU that nobody knows of is not to run
+    let mend = if is_qemu { format!("kill {pid}") } else { "stop it and start it again, at other categories".into() };
+    Some(Finding { code, domid, text, mend: Some(mend) })
 }
 
 fn pair_of(claim: &Claim) -> Option<Set> {
