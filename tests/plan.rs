@@ -4,76 +4,27 @@
 
 mod common {
     pub(crate) mod host;
+    pub(crate) mod plan;
     pub(crate) mod xenstored;
 }
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::host::{CONTENT, Disk, Host, Started, UNUSED, cdrom, label, qcow2_disk, qdisk, set_label};
+use common::host::{CONTENT, Disk, Host, Started, UNUSED, cdrom, qcow2_disk, qdisk, set_label};
+use common::plan::Plan;
 use common::xenstored::Daemon;
 
 /// What `plan` said: whether QEMU would be started, the lines of its output, and its warnings.
 fn plan(host: &Host, args: &[&str]) -> (bool, Vec<String>, String) {
-    let (before, state) = (host.everything(), host.path("state").exists());
-    let output = host.svirtctl(&[&["plan", "--"], args].concat());
-    assert_eq!((host.everything(), host.path("state").exists()), (before, state), "a plan changes nothing");
-    let [said, warned] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    let lines = said.lines().map(String::from).collect();
-    (matches!(output.status.code(), Some(0)), lines, warned)
-}
-
-fn labels(host: &Host) -> BTreeMap<PathBuf, String> {
-    let entries = fs::read_dir(host.path("images")).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| (path.clone(), label(&path))).collect()
+    let Plan { starts, lines, warned, .. } = Plan::of(host, args, &[]);
+    (starts, lines, warned)
 }
 
 /// Plans, launches, and compares all that can be seen: the running QEMU where there is one.
 fn agree(host: &Host, args: &[&str]) -> Option<Started> {
-    let (starts, lines, warned) = plan(host, args);
-    let before = labels(host);
-    let claims = || if host.path("state/claims").exists() { host.claims() } else { Vec::new() };
-    let claimed = claims();
-    let launched = host.start(args).outcome();
-    let started = match launched {
-        Ok(started) => started,
-        Err(refusal) => {
-            let said = refusal.said.lines().last().unwrap().strip_prefix("svirt-interpose: ").unwrap().to_owned();
-            assert_eq!(lines, [format!("refused, with exit status {}: {said}", refusal.status)]);
-            return None;
-        }
-    };
-    assert!(starts, "{lines:?}");
-    assert_eq!(started.said(), warned);
-    let value = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name).map(String::from));
-    let executed = fs::read_link(format!("/proc/{}/exe", started.pid())).unwrap();
-    assert_eq!(executed, Path::new(&value("QEMU: ").unwrap()));
-    let domid = args.iter().position(|arg| *arg == "-xen-domid").and_then(|at| args.get(at + 1)?.parse().ok());
-    let pair = domid.and_then(|domid| host.key(domid)).unwrap_or_default();
-    assert_eq!(started.exec_context(host), value("context: ").map(|context| context.replace("cA,cB", &pair)));
-    let new = value("categories: ").is_some_and(|categories| categories.starts_with("cA,cB"));
-    assert_eq!(claims().contains(&pair) && !claimed.contains(&pair), new, "{lines:?}");
-
-    let mut changed: Vec<String> = labels(host)
-        .into_iter()
-        .filter(|(path, after)| before[path] != *after)
-        .map(|(path, after)| format!("{}: {} -> {after}", path.display(), before[&path]))
-        .collect();
-    let planned = lines.iter().filter_map(|line| line.trim_start().split_once(" -> ")).map(|(before, after)| {
-        let after = after.split(", ").next().unwrap();
-        format!("{before} -> {}", after.replace("cA,cB", &pair))
-    });
-    let mut planned: Vec<String> =
-        planned.filter(|line| line.split_once(": ").is_some_and(|(_, change)| !is_same(change))).collect();
-    changed.sort();
-    planned.sort();
-    assert_eq!(planned, changed);
-    Some(started)
-}
-
-fn is_same(change: &str) -> bool {
-    change.split_once(" -> ").is_some_and(|(before, after)| before == after)
+    let plan = Plan::of(host, args, &[]);
+    plan.is_what_was_done(host, host.start(args).outcome())
 }
 
 fn guest(domid: u16) -> [String; 4] {

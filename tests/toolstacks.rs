@@ -1,4 +1,5 @@
-//! Each toolstack's own launch, as captured from it or rebuilt from its sources, through the real wrapper.
+//! Each toolstack's own launch, as captured from it or rebuilt from its sources, through the real wrapper: which does what
+//! `svirtctl plan` said of it.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -6,6 +7,7 @@ mod common {
     pub(crate) mod fixture;
     pub(crate) mod host;
     pub(crate) mod loop_device;
+    pub(crate) mod plan;
     pub(crate) mod xenstored;
 }
 
@@ -19,6 +21,7 @@ use std::process::{Command, Stdio};
 use common::fixture::{Fixture, reported};
 use common::host::{CONTENT, Host, Started, UNUSED, label};
 use common::loop_device::Loop;
+use common::plan::Plan;
 use xenstore_rs::Xs as _;
 
 /// Where the captured guests of xl have their images.
@@ -58,18 +61,21 @@ impl Launch {
 
     /// Starts it, and looks at what QEMU got: everything as the toolstack gave it, and its own context.
     fn confined(&mut self, domid: u16) -> Started {
-        self.install();
-        let qemu = self.host.run(self.fixture.command(&self.host)).outcome().unwrap();
-        self.check(domid, &qemu);
-        qemu
+        self.confined_by(domid, &[])
     }
 
     /// The same by way of programs that change what a process runs in.
     fn confined_by(&mut self, domid: u16, programs: &[&str]) -> Started {
         self.install();
-        let mut command = around(programs, &self.fixture.command(&self.host), Some(&self.fixture.argv[0]));
-        command.stdin(Stdio::null());
-        let qemu = self.host.run(command).outcome().unwrap();
+        let mut command = self.fixture.command(&self.host);
+        if !programs.is_empty() {
+            command = around(programs, &command, Some(&self.fixture.argv[0]));
+            command.stdin(Stdio::null());
+        }
+        let devices: Vec<PathBuf> =
+            self.paths.iter().map(|(_, path)| path.clone()).filter(|path| !path.is_file()).collect();
+        let plan = Plan::of(&self.host, &self.fixture.argv[1..], &devices);
+        let qemu = plan.is_what_was_done(&self.host, self.host.run(command).outcome()).unwrap();
         self.check(domid, &qemu);
         qemu
     }
