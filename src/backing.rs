@@ -52,7 +52,7 @@ fn below(image: &Object, contexts: &Contexts) -> Result<Option<Layer>> {
     let label = image.label()?;
     match Kind::of(&label, false, false, contexts)? {
         Kind::Other => bail!(Refused::Type(image.path().into(), label.type_().into())),
-        Kind::Shared => Ok(None),
+        Kind::Open => Ok(None),
         Kind::Disk => Ok(qcow2::below(image.path(), &header(image)?)?),
     }
 }

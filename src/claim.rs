@@ -9,7 +9,8 @@
 //! can have an object. It counts in its own boot alone, as device numbers do; after it an object's label leads to its
 //! claim, or what the claim recorded does.
 //!
-//! The claim of a pair is one VM's; that of a file that is only read is joined by every guest that reads it.
+//! The claim of a pair is one VM's; that of a file that is only read is joined by every guest that reads it, and that of a
+//! shared disk by every guest that has it.
 
 mod journal;
 mod name;

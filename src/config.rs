@@ -55,6 +55,12 @@ pub struct Config {
     /// The same of a file that guests only read. Default: the second line of the policy's `virtual_image_context`.
     #[serde(deserialize_with = "context")]
     pub content_context: Option<Context>,
+    /// The same of a disk that several guests write. Default: none.
+    #[serde(deserialize_with = "context")]
+    pub shared_context: Option<Context>,
+    /// The disks that several guests write, as they agree among themselves: a cluster's. Default: none.
+    #[serde(deserialize_with = "all_absolute")]
+    pub shared_disks: Vec<PathBuf>,
     /// Where backing files of qcow2 disks are, to be read by whichever guest's image names them. Default: nowhere.
     #[serde(deserialize_with = "all_absolute")]
     pub backing_dirs: Vec<PathBuf>,
@@ -70,6 +76,8 @@ impl Default for Config {
             domain_context: None,
             image_context: None,
             content_context: None,
+            shared_context: None,
+            shared_disks: Vec::new(),
             backing_dirs: Vec::new(),
             require: false,
         }
@@ -85,13 +93,15 @@ pub struct Contexts {
     pub image: Context,
     /// A file that guests only read.
     pub content: Context,
+    /// A disk that several guests write; that of a writable disk where there are none.
+    pub shared: Context,
 }
 
 impl Contexts {
     /// Each of them.
     #[must_use]
-    pub fn all(&self) -> [&Context; 3] {
-        [&self.domain, &self.image, &self.content]
+    pub fn all(&self) -> [&Context; 4] {
+        [&self.domain, &self.image, &self.content, &self.shared]
     }
 }
 
@@ -99,7 +109,7 @@ impl Config {
     /// The contexts that it names, and for each other one the policy's.
     ///
     /// # Errors
-    /// When the policy names none, or the loaded one does not know one.
+    /// As [`named_contexts`](Self::named_contexts), or when the loaded policy does not know one.
     pub fn contexts(&self) -> Result<Contexts> {
         let contexts = self.named_contexts()?;
         contexts.all().into_iter().try_for_each(selinux::check)?;
@@ -109,14 +119,18 @@ impl Config {
     /// The same, whether the loaded policy knows them or not.
     ///
     /// # Errors
-    /// When the policy names none.
+    /// When the policy names none, or disks are shared that would not be told from others.
     pub fn named_contexts(&self) -> Result<Contexts> {
         let named = |named: &Option<Context>, default: fn() -> Result<Context>| named.clone().map_or_else(default, Ok);
-        Ok(Contexts {
-            domain: named(&self.domain_context, selinux::virtual_domain_context)?,
-            image: named(&self.image_context, selinux::virtual_image_context)?,
-            content: named(&self.content_context, selinux::virtual_content_context)?,
-        })
+        let domain = named(&self.domain_context, selinux::virtual_domain_context)?;
+        let image = named(&self.image_context, selinux::virtual_image_context)?;
+        let content = named(&self.content_context, selinux::virtual_content_context)?;
+        let shared = self.shared_context.as_ref().unwrap_or(&image).clone();
+        ensure!(
+            self.shared_disks.is_empty() || ![image.type_(), content.type_()].contains(&shared.type_()),
+            "{PATH} names shared_disks, but no shared_context of a type of their own"
+        );
+        Ok(Contexts { domain, image, content, shared })
     }
 
     /// Reads [`PATH`]; a file that does not exist is an empty one.
@@ -203,12 +217,15 @@ mod tests {
     fn reads_every_key() {
         let text = "qemu = '/opt/qemu'\nstate_dir = '/srv/state'\ndomain_context = 'system_u:system_r:svirt_xen_t:s0'\n\
              image_context = 'system_u:object_r:svirt_xen_image_t:s0'\n\
+             shared_context = 'system_u:object_r:svirt_xen_shared_image_t:s0'\nshared_disks = ['/dev/vg/cluster']\n\
              backing_dirs = ['/srv/templates', '/srv/more']\nrequire = true\n";
         let config: Config = text.parse().unwrap();
         assert_eq!(config.qemu, Path::new("/opt/qemu"));
         assert_eq!(config.state_dir, Path::new("/srv/state"));
         assert_eq!(config.domain_context.unwrap().type_(), "svirt_xen_t");
         assert_eq!(config.image_context.unwrap().type_(), "svirt_xen_image_t");
+        assert_eq!(config.shared_context.unwrap().type_(), "svirt_xen_shared_image_t");
+        assert_eq!(config.shared_disks, [Path::new("/dev/vg/cluster")]);
         assert_eq!(config.backing_dirs, ["/srv/templates", "/srv/more"].map(Path::new));
         assert!(config.require);
     }
@@ -217,11 +234,14 @@ mod tests {
     fn names_the_line_of_every_error() {
         assert_eq!(
             error("# a comment\nrequired = true\n"),
-            "/etc/svirt-interpose.conf:2: unknown field `required`, expected one of `qemu`, `state_dir`, `domain_context`, `image_context`, `content_context`, `backing_dirs`, `require`"
+            "/etc/svirt-interpose.conf:2: unknown field `required`, expected one of `qemu`, `state_dir`, `domain_context`, `image_context`, `content_context`, `shared_context`, `shared_disks`, `backing_dirs`, `require`"
         );
         assert!(error("qemu = 'bin/qemu'\n").starts_with("/etc/svirt-interpose.conf:1: bin/qemu is no absolute path"));
         assert!(
             error("require = true\nbacking_dirs = ['/a', 'b']").starts_with("/etc/svirt-interpose.conf:2: b is no abs")
+        );
+        assert!(
+            error("shared_disks = ['vg/cluster']").starts_with("/etc/svirt-interpose.conf:1: vg/cluster is no abs")
         );
         assert!(error("\n\nrequire = 'yes'\n").starts_with("/etc/svirt-interpose.conf:3: "));
         assert!(error("domain_context = 'system_u:system_r:svirt_t'").contains("has no level"));

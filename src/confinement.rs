@@ -14,7 +14,7 @@ use crate::guest;
 use crate::log;
 use crate::mcs::Pair;
 use crate::object::{self, Identity, Object, Recorded};
-use crate::plan::{Refused, Relabel};
+use crate::plan::{Access, Refused, Relabel};
 use crate::selinux;
 use crate::xenstore::Connection;
 
@@ -36,8 +36,8 @@ pub struct Confinement {
     before: Option<String>,
     owned: Vec<(Identity, Option<Name>)>,
     labelled: Vec<(Object, Context)>,
-    /// Claims of files that this guest reads, as others may.
-    reads: Vec<Name>,
+    /// Claims of what this guest has in common with others.
+    common: Vec<Name>,
 }
 
 /// How a claim was come by, and so how it is left.
@@ -102,8 +102,8 @@ impl Confinement {
     }
 
     fn new(store: Connection, registry: Registry, holder: Holder, pair: Pair, claim: Claim, entry: Entry) -> Self {
-        let (taken, published, before, owned, labelled, reads) = Default::default();
-        Self { store, registry, holder, pair, claim, entry, taken, published, before, owned, labelled, reads }
+        let (taken, published, before, owned, labelled, common) = Default::default();
+        Self { store, registry, holder, pair, claim, entry, taken, published, before, owned, labelled, common }
     }
 
     /// The pair.
@@ -132,30 +132,33 @@ impl Confinement {
         objects.sort_by_key(|(object, _)| object.identity());
         self.lock_taken(&objects)?;
         let pair = self.pair();
-        let writable = objects.iter().filter(|(_, relabel)| relabel.writable);
+        let is_own = |relabel: &Relabel| relabel.access == Access::Exclusive;
+        let own = objects.iter().filter(|(_, relabel)| is_own(relabel));
         let records: Result<Vec<_>> =
-            writable.map(|(object, relabel)| record(object, relabel, &relabel.after(contexts, pair))).collect();
+            own.map(|(object, relabel)| record(object, relabel, &relabel.after(contexts, pair))).collect();
         self.claim.record(&records?)?;
-        if objects.iter().any(|(object, relabel)| relabel.writable && object.keeps_its_label()) {
+        if objects.iter().any(|(object, relabel)| is_own(relabel) && object.keeps_its_label()) {
             self.claim.sync()?;
         }
         for (object, relabel) in &objects {
-            if relabel.writable {
+            if is_own(relabel) {
                 self.own(object, relabel.from)?;
                 self.check_overlaps(object)?;
             } else {
-                self.read(object, relabel, &contexts.content)?;
+                self.have_in_common(object, relabel, &relabel.after(contexts, pair))?;
             }
         }
-        for (object, relabel) in objects.into_iter().filter(|(_, relabel)| relabel.writable) {
-            let (before, after) = (object.label()?, relabel.after(contexts, pair));
-            if relabel.shared {
+        for (object, relabel) in objects {
+            let after = relabel.after(contexts, pair);
+            if relabel.is_open {
                 let path = object.path().display();
                 log::warn(&format!("{path} keeps the label {after}: every guest's device model may write it"));
-            }
-            if before != after {
-                self.labelled.push((object, before));
-                self.labelled.last().map_or(Ok(()), |(object, _)| object.set_label(&after))?;
+            } else if is_own(&relabel) {
+                let before = object.label()?;
+                if before != after {
+                    self.labelled.push((object, before));
+                    self.labelled.last().map_or(Ok(()), |(object, _)| object.set_label(&after))?;
+                }
             }
         }
         Ok(())
@@ -168,8 +171,8 @@ impl Confinement {
         let from: BTreeMap<Name, &Path> = from.filter(|(name, _)| *name != self.claim.name()).collect();
         for (name, path) in from {
             let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
-            // what this VM itself reads it may write; what it writes with another pair it would lose there
-            let keeps = |live: &Holder| live.vm != self.holder.vm || matches!(name, Name::Pair(_));
+            // what this VM itself reads it may write; what it writes by another label it would lose there
+            let keeps = |live: &Holder| live.vm != self.holder.vm || !matches!(name, Name::Content(_));
             if let Some(live) = claim.journal()?.live(keeps)? {
                 return Err(Refused::InUse(path.into(), live.to_string()).into());
             }
@@ -208,35 +211,40 @@ impl Confinement {
         Ok(())
     }
 
-    /// Labels a file that the guest reads, under the claim of those who read it already or else a new one. It is
-    /// locked no longer than that: others may be about to read the file too.
-    fn read(&mut self, object: &Object, relabel: &Relabel, after: &Context) -> Result<()> {
-        let mut claim = if let Some(name) = relabel.readers {
+    /// Labels what the guest has in common with others, under the claim of those who have it already or else a new one. It
+    /// is locked no longer than that: others may be about to have it too.
+    fn have_in_common(&mut self, object: &Object, relabel: &Relabel, after: &Context) -> Result<()> {
+        let mut claim = if let Some(name) = relabel.common {
             let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
-            ensure!(claim.journal()?.label(object)?.is_some(), Outdated::Claim(name)); // it is another file's by now
+            ensure!(claim.journal()?.label(object)?.is_some(), Outdated::Claim(name)); // it is another object's by now
             join(&mut claim, &self.registry, &self.store, &self.holder)?;
             claim
         } else {
             let draft = self.registry.draft(&Journal::of(&self.holder))?;
-            let claimed = draft.claim(&self.registry, Name::contents())?;
-            claimed.context("cannot find a free number for the claim of a read-only file")?.1
+            let claimed = match relabel.access {
+                Access::Shared => draft.claim(&self.registry, Name::shared())?,
+                _ => draft.claim(&self.registry, Name::contents())?,
+            };
+            claimed.context("cannot find a free number for the claim of a disk that guests have in common")?.1
         };
         let name = claim.name();
-        self.reads.push(name);
+        self.common.push(name);
         if self.registry.owner(object.identity())? != Some(name) || object.label()? != *after {
             claim.record(&[record(object, relabel, after)?])?;
-            claim.sync()?;
+            if object.keeps_its_label() {
+                claim.sync()?;
+            }
             ensure!(self.registry.own(object.identity(), relabel.from, name)?, Outdated::Claim(name));
-            object.set_label(after)?;
         }
-        Ok(())
+        self.check_overlaps(object)?;
+        if object.label()? == *after { Ok(()) } else { object.set_label(after) }
     }
 
     /// Keeps what was labelled, where no execve(2) will.
     pub fn keep(mut self) {
         self.owned.clear();
         self.labelled.clear();
-        self.reads.clear();
+        self.common.clear();
     }
 
     /// Sets the context that QEMU will run in, and makes sure that the domain is still there for it.
@@ -255,8 +263,8 @@ impl Confinement {
         let own = self.claim.name();
         let mut failures = Vec::new();
         failures.extend(selinux::clear_exec_context().err());
-        for name in self.reads.iter().rev() {
-            failures.extend(self.stop_reading(*name).unwrap_or_else(|error| vec![error]));
+        for name in self.common.iter().rev() {
+            failures.extend(self.stop_sharing(*name).unwrap_or_else(|error| vec![error]));
         }
         // an object whose label cannot be put back stays ours, and the pair with it
         let mut kept = Vec::new();
@@ -288,7 +296,7 @@ impl Confinement {
     }
 
     /// What could not be put back is told.
-    fn stop_reading(&self, name: Name) -> Result<Vec<anyhow::Error>> {
+    fn stop_sharing(&self, name: Name) -> Result<Vec<anyhow::Error>> {
         let Some(mut claim) = self.registry.lock(name)? else { return Ok(Vec::new()) };
         Ok(claim.give_up(&self.registry, &self.holder.process)?.err().unwrap_or_default())
     }

@@ -1,19 +1,20 @@
 //! A guest's disks: what they are made of, whose that is, and what is to become of it. Nothing is changed here.
 
 use std::path::PathBuf;
+use std::slice;
 
 use anyhow::{Context as _, Result};
 
 use crate::argv::Domid;
 use crate::backing;
-use crate::config::Contexts;
+use crate::config::{Config, Contexts};
 use crate::guest::Guest;
 use crate::kind::Kind;
 use crate::log;
 use crate::mcs::Set;
-use crate::object::{self, Object};
+use crate::object::{self, Identity, Object};
 use crate::owner::Owners;
-use crate::plan::{self, Found, Relabel};
+use crate::plan::{self, Access, Found, Relabel};
 use crate::selinux::Mode;
 use crate::vbd::Vbd;
 
@@ -31,7 +32,7 @@ pub struct Part<'a> {
 /// The guest's disks, and then what is below them.
 pub fn parts<'a>(
     guest: &'a Guest,
-    backing_dirs: &'a [PathBuf],
+    Config { backing_dirs, .. }: &'a Config,
     contexts: &'a Contexts,
 ) -> impl Iterator<Item = Part<'a>> {
     let disks = guest.vbds.iter().map(|vbd| (vbd, false, object::open_all(&vbd.paths)));
@@ -51,26 +52,46 @@ pub fn parts<'a>(
 pub fn find(
     guest: &Guest,
     owners: &Owners,
-    backing_dirs: &[PathBuf],
+    config: &Config,
     contexts: &Contexts,
     mode: Mode,
 ) -> Result<Vec<(Object, Found)>> {
+    let shared = shared(&config.shared_disks)?;
     let mut all: Vec<(Object, Found)> = Vec::new();
-    for Part { vbd, backing, objects } in parts(guest, backing_dirs, contexts) {
-        let writable = vbd.writable && !backing;
+    for Part { vbd, backing, objects } in parts(guest, config, contexts) {
         for object in tolerate(objects, mode)?.unwrap_or_default() {
             let known = all.iter().any(|(known, _)| known.identity() == object.identity());
-            if known || !writable && object.is_device() {
+            let access = if backing {
+                Access::ReadOnly
+            } else if shared.contains(&object.identity()) {
+                Access::Shared
+            } else if vbd.writable {
+                Access::Exclusive
+            } else {
+                Access::ReadOnly
+            };
+            if known || !access.writes() && object.is_device() {
                 continue;
             }
             let Some(label) = tolerate(object.label(), mode)? else { continue };
-            let (owner, recorded) = owners.of(&object, &label, writable)?;
-            let kind = Kind::of(&label, object.is_device(), writable, contexts)?;
-            let found = Found { path: object.path().into(), writable, backing, label, kind, owner, recorded };
+            let (owner, recorded) = owners.of(&object, &label, access)?;
+            let kind = Kind::of(&label, object.is_device(), access.writes(), contexts)?;
+            let found = Found { path: object.path().into(), access, backing, label, kind, owner, recorded };
             all.push((object, found));
         }
     }
     Ok(all)
+}
+
+/// What the administrator has guests share, as far as it is there.
+fn shared(paths: &[PathBuf]) -> Result<Vec<Identity>> {
+    let mut shared = Vec::new();
+    for path in paths {
+        if path.try_exists().with_context(|| format!("cannot use {} as a disk", path.display()))? {
+            shared.extend(object::open_all(slice::from_ref(path))?.iter().map(Object::identity));
+        }
+    }
+    Ok(shared)
 }
 
 /// What is to be done with each: those that are left alone are not there. `published` are the sets of other domains.

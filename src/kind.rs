@@ -23,7 +23,7 @@ pub enum Kind {
     Disk,
     /// What the policy lets every guest's QEMU use as the guest wants to, with the label it has: a file on NFS, which
     /// keeps no labels, while `svirt_xen_use_nfs` is on.
-    Shared,
+    Open,
     /// Neither. A path that leads to `/etc/shadow` or to dom0's own system is a mistake or an attack.
     Other,
 }
@@ -34,13 +34,13 @@ impl Kind {
     /// # Errors
     /// When the policy cannot be asked.
     pub fn of(label: &Context, device: bool, writable: bool, contexts: &Contexts) -> Result<Self> {
-        let Contexts { domain, image, content } = contexts;
+        let Contexts { domain, image, content, shared } = contexts;
         let type_ = label.type_();
-        if DISK_TYPES.contains(&type_) || [image.type_(), content.type_()].contains(&type_) {
+        if DISK_TYPES.contains(&type_) || [image, content, shared].map(Context::type_).contains(&type_) {
             return Ok(Self::Disk);
         }
         if !writable && READABLE_TYPES.contains(&type_) {
-            return Ok(Self::Shared);
+            return Ok(Self::Open);
         }
         let class = if device { "blk_file" } else { "file" };
         let may = |subject: &Context, permission| {
@@ -54,6 +54,6 @@ impl Kind {
                 return Ok(Self::Other);
             }
         }
-        Ok(Self::Shared)
+        Ok(Self::Open)
     }
 }

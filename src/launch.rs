@@ -140,8 +140,8 @@ pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, t
     let guest = trail.guest.insert(Guest::read(&store, guest::own_domid(&store)?, domid)?).clone();
     let published = guest::published_for_others(&store, domid)?;
     let registry = Registry::open(&config.state_dir)?;
-    let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
-    let found = disks::find(&guest, &owners, &config.backing_dirs, &contexts, mode)?;
+    let owners = Owners::new(&registry, &store, &guest.vm, &contexts);
+    let found = disks::find(&guest, &owners, config, &contexts, mode)?;
 
     let earlier = plan::earlier_pair(found.iter().map(|(_, found)| found));
     let objects = disks::decide(found, &contexts, &published, mode)?;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::claim::{Holder, Journal, Name, Outdated, Registry};
+use crate::config::Contexts;
 use crate::context::Context;
 use crate::guest;
 use crate::mcs::Pair;
 use crate::object::Object;
-use crate::plan::Owner;
+use crate::plan::{Access, Owner};
 use crate::xenstore::Connection;
 
 /// How long the device model of a domain that is gone may take to exit before its disk is called in use:
@@ -23,15 +24,15 @@ pub struct Owners<'a> {
     registry: &'a Registry,
     store: &'a Connection,
     vm: &'a str,
-    content: &'a Context,
+    contexts: &'a Contexts,
     deadline: Instant,
 }
 
 impl<'a> Owners<'a> {
-    /// For a guest of this VM. `content` is the context of files that guests only read.
+    /// For a guest of this VM.
     #[must_use]
-    pub fn new(registry: &'a Registry, store: &'a Connection, vm: &'a str, content: &'a Context) -> Self {
-        Self { registry, store, vm, content, deadline: Instant::now() + EXITING }
+    pub fn new(registry: &'a Registry, store: &'a Connection, vm: &'a str, contexts: &'a Contexts) -> Self {
+        Self { registry, store, vm, contexts, deadline: Instant::now() + EXITING }
     }
 
     /// Whose an object is that carries this label, with the label recorded for it. The index tells, or else the
@@ -39,7 +40,7 @@ impl<'a> Owners<'a> {
     ///
     /// # Errors
     /// When that cannot be told, or is [`Outdated`].
-    pub fn of(&self, object: &Object, label: &Context, writable: bool) -> Result<(Owner, Option<Context>)> {
+    pub fn of(&self, object: &Object, label: &Context, access: Access) -> Result<(Owner, Option<Context>)> {
         for (other, node) in object.overlapping()? {
             if let Some(name) = self.registry.owner(other)?
                 && let Some(journal) = self.registry.read(name)?
@@ -62,11 +63,13 @@ impl<'a> Owners<'a> {
         };
         let recorded = journal.label(object)?.map(|record| record.before.clone());
         match name {
-            Name::Content(_) if !writable => return Ok((Owner::Readers(name), recorded)),
+            Name::Content(_) if access == Access::ReadOnly => return Ok((Owner::Common(name), recorded)),
+            Name::Shared(_) if access == Access::Shared => return Ok((Owner::Common(name), recorded)),
             Name::Pair(pair) if journal.holders.iter().any(|holder| holder.vm == self.vm) => {
                 let held = self.is_held(&journal)?;
                 // a file that another domain of this VM has to write stays one to write
-                let owner = if writable || held { Owner::SameVm { pair, held } } else { Owner::Gone(name) };
+                let own = held || access == Access::Exclusive;
+                let owner = if own { Owner::SameVm { pair, held } } else { Owner::Gone(name) };
                 return Ok((owner, recorded));
             }
             // its categories are the claim's, but it is none of the claim's objects
@@ -95,13 +98,13 @@ impl<'a> Owners<'a> {
         }
     }
 
-    /// The claim that a label leads to: that of its categories, or the one of the readers' claims that records the
-    /// object. One that cannot be read is reconcile's to report, and to keep.
+    /// The claim that a label leads to: that of its categories, or where it has none the one that records the object.
+    /// One that cannot be read is reconcile's to report, and to keep.
     fn led_to(&self, object: &Object, label: &Context) -> Result<Option<Name>> {
-        if label != self.content {
+        if ![&self.contexts.content, &self.contexts.shared].contains(&label) {
             return Ok(Pair::of(label.categories()).map(Name::Pair));
         }
-        for name in self.registry.names()?.into_iter().filter(|name| matches!(name, Name::Content(_))) {
+        for name in self.registry.names()?.into_iter().filter(|name| name.is_common()) {
             if let Ok(Some(journal)) = self.registry.read(name)
                 && journal.label(object)?.is_some()
             {

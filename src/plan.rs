@@ -13,13 +13,32 @@ use crate::mcs::{Pair, Set};
 /// The types of whole filesystems that keep no labels, and the boolean by which QEMU may use them none the less.
 const UNLABELLED_TYPES: &[(&str, &str)] = &[("cifs_t", "svirt_xen_use_samba"), ("nfs_t", "svirt_xen_use_nfs")];
 
+/// How a guest has an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To write, alone.
+    Exclusive,
+    /// To write, as others do: the administrator said so.
+    Shared,
+    /// To read, as others may.
+    ReadOnly,
+}
+
+impl Access {
+    /// Whether it is to write.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        self != Self::ReadOnly
+    }
+}
+
 /// An object of one of the guest's disks, as found.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The path it was reached by.
     pub path: PathBuf,
-    /// Whether the guest may write it.
-    pub writable: bool,
+    /// How the guest has it.
+    pub access: Access,
     /// Whether it is no disk itself, but what one stands on: so the disk's own header says.
     pub backing: bool,
     /// Its label.
@@ -46,8 +65,8 @@ pub enum Owner {
     },
     /// A claim's that keeps nobody else from it: all others' domains and device models are gone.
     Gone(Name),
-    /// The claim's of all who read it, and this guest only reads it too.
-    Readers(Name),
+    /// The claim's of all who have it as this guest does: to read, or shared.
+    Common(Name),
     /// Another VM's that is running.
     Live(Holder),
     /// A device that shares sectors with it is another VM's that is running.
@@ -58,16 +77,16 @@ pub enum Owner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct Relabel {
-    /// Whether it becomes the guest's own, or content that others may read too.
-    pub writable: bool,
-    /// Whether it keeps the label it has, and is the guest's own by the claims alone: other guests' QEMUs may use it.
-    pub shared: bool,
+    /// How the guest will have it.
+    pub access: Access,
+    /// Whether it keeps the label it has, and is the guest's by the claims alone: every guest's QEMU may use it.
+    pub is_open: bool,
     /// The label it had before any guest did: what it gets back in the end.
     pub original: Context,
     /// The claim it is taken over from.
     pub from: Option<Name>,
-    /// The claim of those who read it, to be joined.
-    pub readers: Option<Name>,
+    /// The claim of those who have it in common, to be joined.
+    pub common: Option<Name>,
 }
 
 impl Relabel {
@@ -75,9 +94,10 @@ impl Relabel {
     #[must_use]
     pub fn after(&self, contexts: &Contexts, pair: Pair) -> Context {
         match self {
-            Self { shared: true, .. } => self.original.clone(),
-            Self { writable: true, .. } => contexts.image.with_pair(pair),
-            _ => contexts.content.clone(),
+            Self { is_open: true, .. } => self.original.clone(),
+            Self { access: Access::Exclusive, .. } => contexts.image.with_pair(pair),
+            Self { access: Access::Shared, .. } => contexts.shared.clone(),
+            Self { access: Access::ReadOnly, .. } => contexts.content.clone(),
         }
     }
 }
@@ -141,24 +161,24 @@ impl std::error::Error for Refused {}
 /// [`Refused`].
 pub fn relabel(
     found: &Found,
-    Contexts { image, content, .. }: &Contexts,
+    Contexts { image, content, shared, .. }: &Contexts,
     published: &[(Domid, Set)],
 ) -> Result<Option<Relabel>, Refused> {
-    let Found { path, writable, label, kind, owner, recorded, .. } = found;
-    let (writable, from, readers) = match owner {
+    let Found { path, label, kind, owner, recorded, .. } = found;
+    let (access, from, common) = match owner {
         Owner::Live(holder) => return Err(Refused::InUse(path.clone(), holder.to_string())),
         Owner::Overlapping(other, holder) => {
             return Err(Refused::Overlaps(path.clone(), other.clone(), holder.to_string()));
         }
-        Owner::Nobody => (*writable, None, None),
-        Owner::SameVm { pair, .. } => (true, Some(Name::Pair(*pair)), None),
-        Owner::Gone(name) => (*writable, Some(*name), None),
-        Owner::Readers(name) => (false, None, Some(*name)),
+        Owner::Nobody => (found.access, None, None),
+        Owner::SameVm { pair, .. } => (Access::Exclusive, Some(Name::Pair(*pair)), None),
+        Owner::Gone(name) => (found.access, Some(*name), None),
+        Owner::Common(name) => (found.access, None, Some(*name)),
     };
     let type_ = label.type_();
-    let unclaimed = from.is_none() && readers.is_none();
-    let is_shared = *kind == Kind::Shared;
-    if !writable && (is_shared || is_content(label, content) && unclaimed) {
+    let unclaimed = from.is_none() && common.is_none();
+    let is_open = *kind == Kind::Open;
+    if !access.writes() && (is_open || is_content(label, content) && unclaimed) {
         return Ok(None);
     }
     // what was recorded counts only while the label is a guest's: somebody may have put it right by hand
@@ -168,14 +188,16 @@ pub fn relabel(
             return Err(Refused::Carries(path.clone(), carried.to_string(), *domid));
         }
         recorded.as_ref().ok_or_else(|| Refused::Stray(path.clone(), carried.to_string()))?
-    } else if type_ == content.type_() {
-        recorded.as_ref().ok_or_else(|| Refused::Type(path.clone(), type_.into()))?
+    } else if type_ != image.type_() && [content, shared].map(Context::type_).contains(&type_) {
+        // an administrator may have labelled a shared disk for good
+        let by_hand = (access == Access::Shared && label == shared).then_some(label);
+        recorded.as_ref().or(by_hand).ok_or_else(|| Refused::Type(path.clone(), type_.into()))?
     } else if *kind == Kind::Other {
         return Err(Refused::Type(path.clone(), type_.into()));
     } else {
         label
     };
-    Ok(Some(Relabel { writable, shared: is_shared, original: original.clone(), from, readers }))
+    Ok(Some(Relabel { access, is_open, original: original.clone(), from, common }))
 }
 
 /// Whether a file with this label is one that every guest's QEMU may read.
@@ -207,18 +229,23 @@ mod tests {
     fn found(label: &str, owner: Owner) -> Found {
         let (label, recorded) = (context(label), Some(context("u:object_r:xen_image_t:s0")));
         let disks = ["fixed_disk_device_t", "virt_image_t", "xen_image_t", "svirt_xen_image_t", "virt_content_t"];
-        let kind = if disks.contains(&label.type_()) { Kind::Disk } else { Kind::Other };
-        Found { path: "/images/a".into(), writable: true, backing: false, label, kind, owner, recorded }
+        let is_disk = disks.contains(&label.type_()) || label == contexts().shared;
+        let kind = if is_disk { Kind::Disk } else { Kind::Other };
+        Found { path: "/images/a".into(), access: Access::Exclusive, backing: false, label, kind, owner, recorded }
     }
 
     fn read(label: &str, owner: Owner) -> Found {
         let found = found(label, owner);
-        let kind = if found.label.type_() == "usr_t" { Kind::Shared } else { found.kind };
-        Found { writable: false, kind, ..found }
+        let kind = if found.label.type_() == "usr_t" { Kind::Open } else { found.kind };
+        Found { access: Access::ReadOnly, kind, ..found }
+    }
+
+    fn share(label: &str, owner: Owner) -> Found {
+        Found { access: Access::Shared, ..found(label, owner) }
     }
 
     fn on_nfs(found: Found) -> Found {
-        unrecorded(Found { label: context("system_u:object_r:nfs_t:s0"), kind: Kind::Shared, ..found })
+        unrecorded(Found { label: context("system_u:object_r:nfs_t:s0"), kind: Kind::Open, ..found })
     }
 
     fn unrecorded(found: Found) -> Found {
@@ -230,6 +257,7 @@ mod tests {
             domain: context("system_u:system_r:svirt_xen_t:s0"),
             image: context("system_u:object_r:svirt_xen_image_t:s0"),
             content: context("system_u:object_r:virt_content_t:s0"),
+            shared: context("system_u:object_r:svirt_xen_shared_image_t:s0"),
         }
     }
 
@@ -286,7 +314,7 @@ mod tests {
                 let taken = decide(&wanted, &[]).unwrap();
                 let original = context("u:object_r:xen_image_t:s0");
                 let relabel =
-                    Relabel { writable: wanted.writable, shared: false, original, from: Some(from), readers: None };
+                    Relabel { access: wanted.access, is_open: false, original, from: Some(from), common: None };
                 assert_eq!(taken, Some(relabel));
             }
         }
@@ -307,10 +335,13 @@ mod tests {
         let pair: Pair = "c1,c2".parse().unwrap();
         for (owner, from) in [(Owner::Nobody, None), (Owner::Gone(pair.into()), Some(pair.into()))] {
             let relabel = decide(&on_nfs(found(label, owner.clone())), &[]).unwrap().unwrap();
-            assert_eq!((relabel.writable, relabel.from), (true, from));
+            assert_eq!((relabel.access, relabel.from), (Access::Exclusive, from));
             assert_eq!(relabel.after(&contexts(), pair), context("system_u:object_r:nfs_t:s0"));
             assert_eq!(decide(&on_nfs(read(label, owner)), &[]), Ok(None));
         }
+        let shared = decide(&on_nfs(share(label, Owner::Nobody)), &[]).unwrap().unwrap();
+        assert_eq!(shared.access, Access::Shared, "it is claimed, too");
+        assert_eq!(shared.after(&contexts(), pair), context("system_u:object_r:nfs_t:s0"));
         let refused = decide(&Found { kind: Kind::Other, ..on_nfs(found(label, Owner::Nobody)) }, &[]).unwrap_err();
         assert_eq!(
             refused.to_string(),
@@ -322,15 +353,37 @@ mod tests {
     #[test]
     fn joins_those_who_read_a_file() {
         let content = Name::Content(1);
-        let joined = decide(&read("u:object_r:virt_content_t:s0", Owner::Readers(content)), &[]).unwrap().unwrap();
-        assert_eq!((joined.writable, joined.from, joined.readers), (false, None, Some(content)));
+        let joined = decide(&read("u:object_r:virt_content_t:s0", Owner::Common(content)), &[]).unwrap().unwrap();
+        assert_eq!((joined.access, joined.from, joined.common), (Access::ReadOnly, None, Some(content)));
         assert_eq!(joined.original, context("u:object_r:xen_image_t:s0"));
+    }
+
+    #[test]
+    fn shares_what_the_administrator_says() {
+        let (label, name) = ("system_u:object_r:svirt_xen_shared_image_t:s0", Name::Shared(1));
+        let original = context("u:object_r:xen_image_t:s0");
+        for (wanted, from, common) in [
+            (share("u:object_r:xen_image_t:s0", Owner::Nobody), None, None),
+            (share(label, Owner::Common(name)), None, Some(name)),
+            (share(label, Owner::Gone(name)), Some(name), None),
+        ] {
+            let relabel = Relabel { access: Access::Shared, is_open: false, original: original.clone(), from, common };
+            assert_eq!(relabel.after(&contexts(), "c1,c2".parse().unwrap()), context(label));
+            assert_eq!(decide(&wanted, &[]), Ok(Some(relabel)));
+        }
+        let by_hand = decide(&unrecorded(share(label, Owner::Nobody)), &[]).unwrap().unwrap();
+        assert_eq!((by_hand.access, by_hand.original), (Access::Shared, context(label)));
+        for wanted in [found, read] {
+            let refused = decide(&unrecorded(wanted(label, Owner::Nobody)), &[]);
+            assert!(matches!(refused, Err(Refused::Type(..))), "it is not shared");
+        }
     }
 
     #[test]
     fn what_the_same_vm_has_to_write_stays_so() {
         let same = Owner::SameVm { pair: "c1,c2".parse().unwrap(), held: true };
-        assert!(decide(&read("u:object_r:svirt_xen_image_t:s0:c1,c2", same), &[]).unwrap().unwrap().writable);
+        let kept = decide(&read("u:object_r:svirt_xen_image_t:s0:c1,c2", same), &[]).unwrap().unwrap();
+        assert_eq!(kept.access, Access::Exclusive);
     }
 
     #[test]

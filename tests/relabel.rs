@@ -303,6 +303,22 @@ fn watch_labels_nothing_on_the_word_of_xenstore_alone() {
 }
 
 #[test]
+fn watch_labels_a_shared_disk_that_libxl_attaches_to_read() {
+    const SHARED: &str = "system_u:object_r:svirt_xen_shared_image_t:s0";
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    let qemu = compiled("qemu");
+    host.configure(&format!("qemu = '{}'\nshared_context = '{SHARED}'\nshared_disks = [{disk:?}]", qemu.display()));
+    host.domain(1, "vm1", &[]);
+    let _qemu = host.launch(1).unwrap();
+    record(&host, 1, "vm1", &[(&disk, 0)]);
+    let _watch = watch(&host);
+    host.attach(1, &cdrom(51744, &disk));
+    says(&host, &format!("{}: labelled {SHARED}", disk.display()));
+    assert_eq!(label(&disk), SHARED);
+}
+
+#[test]
 fn a_relabel_that_was_killed_anywhere_is_finished_by_the_next_or_put_back_in_the_end() {
     let host = Host::new();
     let disk = host.image("a.raw");

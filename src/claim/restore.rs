@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result, bail};
 
-use super::{Claim, Journal, Labelled, Name, Process, Registry};
+use super::{Claim, Journal, Labelled, Process, Registry};
 use crate::object::{self, Object};
 
 impl Claim {
@@ -60,8 +60,8 @@ impl Claim {
                     object.set_label(&label.before)?;
                     changed = true;
                 }
-                // all readers give the same label: they have recorded what becomes of it
-                Some(Name::Content(_)) if matches!(self.name(), Name::Content(_)) => {}
+                // both give the same label: the other has recorded what becomes of it
+                Some(other) if other.is_like(self.name()) => {}
                 // a launch took it over and died before it labelled it
                 Some(other) => bail!("{} carries it, but is claimed by {other}", object.path().display()),
             }

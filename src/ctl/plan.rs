@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -14,7 +13,7 @@ use crate::disks::{self, Part};
 use crate::launch::{self, Decided, Failure};
 use crate::log::{self, clean};
 use crate::object::Object;
-use crate::plan::Relabel;
+use crate::plan::{Access, Relabel};
 use crate::policy;
 use crate::selinux::Mode;
 use crate::trail::Trail;
@@ -45,7 +44,7 @@ fn plan(args: &[OsString]) -> Result<Vec<String>, Failure> {
     let mut lines = vec![format!("QEMU: {}", qemu.path().display())];
     let confined = guest.map(|(domid, mode)| decide(&config, domid, mode)).transpose()?.flatten();
     match confined {
-        Some(decided) => lines.extend(described(&decided, &config.backing_dirs)?),
+        Some(decided) => lines.extend(described(&decided, &config)?),
         None => lines.push("executed as it is: not confined by a pair, and nothing is changed".into()),
     }
     Ok(lines)
@@ -60,10 +59,7 @@ fn decide(config: &Config, domid: Domid, mode: Mode) -> Result<Option<Decided>> 
     Ok(decided.inspect_err(|cause| log::warn(&format!("domain {domid} is not confined: {cause}"))).ok())
 }
 
-fn described(
-    Decided { guest, contexts, earlier, objects, .. }: &Decided,
-    backing_dirs: &[PathBuf],
-) -> Result<Vec<String>> {
+fn described(Decided { guest, contexts, earlier, objects, .. }: &Decided, config: &Config) -> Result<Vec<String>> {
     // a pair that is none yet has no context
     let at_pair = |context: &Context| {
         earlier.map_or_else(|| format!("{context}:{NEW}"), |pair| context.with_pair(pair).to_string())
@@ -78,15 +74,16 @@ fn described(
     ];
     let line = |object: &Object, relabel: Option<&Relabel>| -> Result<String> {
         let (path, now) = (object.path().display(), object.label()?);
-        let Some(Relabel { writable, shared, from, readers, .. }) = relabel else {
+        let Some(Relabel { access, is_open, from, common, .. }) = relabel else {
             return Ok(format!("    {path}: {now}, left as it is"));
         };
-        let after = match (shared, writable) {
-            (true, _) => "the same, which every guest's device model may write".into(),
-            (false, true) => at_pair(&contexts.image),
-            (false, false) => contexts.content.to_string(),
+        let after = match access {
+            _ if *is_open => "the same, which every guest's device model may write".into(),
+            Access::Exclusive => at_pair(&contexts.image),
+            Access::Shared => contexts.shared.to_string(),
+            Access::ReadOnly => contexts.content.to_string(),
         };
-        let whose = match (from, readers) {
+        let whose = match (from, common) {
             (Some(name), _) if earlier.map(Name::Pair) != Some(*name) => {
                 format!(", taken over from the claim of {name}")
             }
@@ -96,7 +93,7 @@ fn described(
         Ok(format!("    {path}: {now} -> {after}{whose}"))
     };
     let mut told = HashSet::new();
-    for Part { vbd, backing, objects: parts } in disks::parts(guest, backing_dirs, contexts) {
+    for Part { vbd, backing, objects: parts } in disks::parts(guest, config, contexts) {
         let what = match (backing, vbd.writable) {
             (true, _) => "what it stands on",
             (false, true) => "to write",

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail, ensure};
 
 use crate::argv::Domid;
-use crate::claim::{self, Labelled, Name, Outdated, Registry};
+use crate::claim::{self, Labelled, Outdated, Registry};
 use crate::config::Config;
 use crate::confinement::Confinement;
 use crate::disks;
@@ -72,14 +72,12 @@ pub(super) fn label(
         let (contexts, mode) = (config.contexts()?, selinux::mode()?);
         let published = guest::published_for_others(&store, guest.domid)?;
         let found = {
-            let owners = Owners::new(&registry, &store, &guest.vm, &contexts.content);
-            disks::find(&alone, &owners, &config.backing_dirs, &contexts, mode)?
+            let owners = Owners::new(&registry, &store, &guest.vm, &contexts);
+            disks::find(&alone, &owners, config, &contexts, mode)?
         };
         let doubtful: Vec<Identity> = found
             .iter()
-            .filter(|(object, found)| {
-                !found.backing && record.is_some_and(|record| !record.has(object, found.writable))
-            })
+            .filter(|(object, found)| !found.backing && record.is_some_and(|record| !record.has(object, vbd.writable)))
             .map(|(object, _)| object.identity())
             .collect();
         let (mut plan, mut settled, mut lines) = (Vec::new(), Vec::new(), Vec::new());
@@ -118,7 +116,7 @@ pub(super) fn label(
 
 /// Whether the claims have it already that this is the guest's.
 fn has_it(registry: &Registry, guest: &Guest, pair: Pair, relabel: &Relabel) -> Result<bool> {
-    let Some(name) = relabel.readers else { return Ok(relabel.from == Some(pair.into())) };
+    let Some(name) = relabel.common else { return Ok(relabel.from == Some(pair.into())) };
     Ok(registry.read(name)?.is_some_and(|journal| journal.holders.iter().any(|holder| guest.is(holder))))
 }
 
@@ -138,7 +136,7 @@ fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
         }
         if guest::still_there(&store, [holder])?.is_some() {
             let guest = Guest::read(&store, own, holder.domid)?;
-            for part in disks::parts(&guest, &config.backing_dirs, &contexts) {
+            for part in disks::parts(&guest, config, &contexts) {
                 in_use.extend(part.objects?.iter().map(Object::identity));
             }
         }
@@ -155,7 +153,7 @@ fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
             put_back(label);
         }
     }
-    for name in registry.names()?.into_iter().filter(|name| matches!(name, Name::Content(_))) {
+    for name in registry.names()?.into_iter().filter(|name| name.is_common()) {
         let Some(mut claim) = registry.lock(name)? else { continue };
         let journal = claim.journal()?;
         for label in &journal.labels {

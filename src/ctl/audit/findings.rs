@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::look::{Claim, DeviceModel, Disk, Domain, Host, Key};
 use crate::argv::Domid;
 use crate::claim::Name;
+use crate::config::Contexts;
 use crate::context::Context;
 use crate::ctl::INSTALL_POLICY;
 use crate::guest;
@@ -220,9 +221,15 @@ fn of_device_model(host: &Host, Guest { domain, claim, set }: &Guest, model: &De
     }
 }
 
-fn of_disk(host: &Host, Disk { path, writable, label, is_shared, given, .. }: &Disk, set: &Set, say: &mut Say) {
-    let content = &host.contexts.content;
-    let fits = |label: &Context| if *writable { carries(label, set) } else { plan::is_content(label, content) };
+fn of_disk(host: &Host, Disk { path, writable, label, is_open, given, .. }: &Disk, set: &Set, say: &mut Say) {
+    let Contexts { content, shared, .. } = &host.contexts;
+    // by its claim, and not by what it carries
+    let is_shared = given.as_ref().is_ok_and(|given| given.as_ref() == Some(shared));
+    let fits = |label: &Context| match writable {
+        _ if is_shared => label == shared,
+        true => carries(label, set),
+        false => plan::is_content(label, content),
+    };
     let (label, given) = match (label, given) {
         (Ok(label), Ok(given)) => (label, given.as_ref().filter(|given| fits(given))),
         (Err(error), _) | (_, Err(error)) => return say(Code::DiskUnreadable, error.clone(), None),
@@ -232,7 +239,7 @@ fn of_disk(host: &Host, Disk { path, writable, label, is_shared, given, .. }: &D
     let mend = |context: &Context| Some(chcon(context, path));
     match given {
         Some(given) if label != given => say(Code::DiskLabel, format!("{disk}, not {given}"), mend(given)),
-        _ if *is_shared || fits(label) => {}
+        _ if *is_open || fits(label) => {}
         _ if *writable => {
             let own = Pair::of(set).map(|pair| host.contexts.image.with_pair(pair));
             say(Code::DiskLabel, format!("{disk}, not at {set}"), own.as_ref().and_then(mend));

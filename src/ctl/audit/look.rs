@@ -82,7 +82,7 @@ pub(super) struct Disk {
     pub(super) is_device: bool,
     pub(super) label: Told<Context>,
     /// Whether the policy lets every guest use it with that label.
-    pub(super) is_shared: bool,
+    pub(super) is_open: bool,
     /// The label it was given, by the claim that owns it.
     pub(super) given: Told<Option<Context>>,
 }
@@ -132,7 +132,7 @@ pub(super) fn look() -> Result<Host> {
     if mode != Mode::Disabled {
         host.policy = Policy::loaded()?;
         for context in host.contexts.all() {
-            if !selinux::knows(context)? {
+            if !host.unknown_contexts.contains(context) && !selinux::knows(context)? {
                 host.unknown_contexts.push(context.clone());
             }
         }
@@ -147,7 +147,7 @@ pub(super) fn look() -> Result<Host> {
                 && host.policy != Policy::Missing
                 && host.unknown_contexts.is_empty()
             {
-                disk.is_shared = Kind::of(label, disk.is_device, disk.writable, &host.contexts)? == Kind::Shared;
+                disk.is_open = Kind::of(label, disk.is_device, disk.writable, &host.contexts)? == Kind::Open;
             }
         }
         host.strangers = strangers(&domains, &host.claims)?;
@@ -255,7 +255,7 @@ impl Domain {
                     writable: vbd.writable,
                     is_device: object.is_device(),
                     label: object.label().map_err(|error| format!("{error:#}")),
-                    is_shared: false,
+                    is_open: false,
                     given: given(registry, claims, &object).map_err(|error| format!("{error:#}")),
                 });
             }

@@ -115,7 +115,8 @@ fn chain(contexts: &Contexts) -> Result<Check> {
 fn customizable(contexts: &Contexts) -> Result<Check> {
     let path = selinux::customizable_types()?;
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let types = [contexts.image.type_(), contexts.content.type_()];
+    let mut types = vec![contexts.image.type_(), contexts.shared.type_(), contexts.content.type_()];
+    types.dedup();
     let missing: Vec<&str> =
         types.into_iter().filter(|type_| !text.lines().any(|line| line.trim() == *type_)).collect();
     Ok(if missing.is_empty() {
