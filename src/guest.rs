@@ -10,7 +10,7 @@ use crate::claim::Holder;
 use crate::log;
 use crate::mcs::{Pair, Set};
 use crate::vbd::{self, Backend, Nodes, Vbd};
-use crate::xenstore::{Connection, Permissions};
+use crate::xenstore::{Connection, Look, Permissions};
 
 /// How often a transaction is tried that somebody else's change undid: a toolstack that builds the domain
 /// at the same time writes below it all along.
@@ -22,12 +22,34 @@ pub fn key(domid: impl std::fmt::Display) -> String {
     format!("/local/domain/{domid}/selinux-mcs")
 }
 
-/// The domain this process runs in, whose backends are its own: dom0, or a driver domain.
-///
-/// # Errors
-/// When XenStore does not say.
-pub fn own_domid(store: &Connection) -> Result<Domid> {
-    Ok(store.read("domid")?.parse()?)
+/// The domains there are.
+#[derive(Debug)]
+pub struct Domains {
+    /// The one that this process runs in, whose backends are its own: dom0, or a driver domain.
+    pub own: Domid,
+    /// All of them, that one and dom0 included.
+    pub all: Vec<Domid>,
+}
+
+impl Domains {
+    /// Asks which there are.
+    ///
+    /// # Errors
+    /// When XenStore does not say.
+    pub fn read(store: &Connection) -> Result<Self> {
+        let look = Look { directories: vec!["/local/domain".into()], values: vec!["domid".into()], ..Look::default() };
+        let mut seen = store.look(look)?;
+        let (own, names) = (seen.values.remove(0)?, seen.directories.remove(0)?);
+        let own = str::from_utf8(&own).context("XenStore's domid is no number")?.parse()?;
+        Ok(Self { own, all: names.iter().filter_map(|name| name.parse().ok()).collect() })
+    }
+
+    /// All but one.
+    #[must_use]
+    pub fn others(mut self, domid: Domid) -> Vec<Domid> {
+        self.all.retain(|other| *other != domid);
+        self.all
+    }
 }
 
 /// A guest as XenStore has it.
@@ -53,18 +75,19 @@ impl Guest {
         Self::read_all(store, own, &[domid])?.pop().with_context(|| format!("domain {domid} does not exist"))?
     }
 
-    /// Reads many guests, all in three exchanges with xenstored.
+    /// Reads many guests, all in two exchanges with xenstored.
     ///
     /// # Errors
     /// The outer error is the connection's; each inner one as for [`read`](Self::read).
     pub fn read_all(store: &Connection, own: Domid, domids: &[Domid]) -> Result<Vec<Result<Self>>> {
-        let permissions = store.permissions_all(domids.iter().copied().map(home))?;
         let parents: Vec<Vec<String>> = domids.iter().map(|domid| parents(own, *domid)).collect();
-        let children = grouped(&parents, |paths| store.directory_all(paths))?;
+        let permissions = domids.iter().copied().map(home).collect();
+        let seen = store.look(Look { permissions, directories: parents.concat(), ..Look::default() })?;
+        let (permissions, children) = (seen.permissions, grouped(&parents, seen.directories));
         let directories: Vec<_> =
             parents.iter().zip(children).map(|(parents, names)| Ok(below(parents, names?))).collect();
         let paths: Vec<Vec<String>> = domids.iter().zip(&directories).map(|(domid, of)| paths(*domid, of)).collect();
-        let values = grouped(&paths, |paths| store.read_all(paths))?;
+        let values = grouped(&paths, store.read_all(paths.concat())?);
         let guests = domids.iter().zip(permissions).zip(directories.into_iter().zip(values));
         Ok(guests.map(|((domid, home), (of, values))| Self::of(own, *domid, home, of, values)).collect())
     }
@@ -157,18 +180,15 @@ fn disks(own: Domid, directories: Vec<String>, mut values: impl Iterator<Item = 
     Ok(vbds)
 }
 
-/// Asks for all paths of all groups at once. For each group the answers, `None` where there is no such node, or the
-/// first that is another error.
-fn grouped<T>(
-    groups: &[Vec<String>],
-    ask: impl FnOnce(Vec<&String>) -> io::Result<Vec<io::Result<T>>>,
-) -> io::Result<Vec<io::Result<Vec<Option<T>>>>> {
-    let mut answers = ask(groups.iter().flatten().collect())?.into_iter();
-    let mut of = |group: &Vec<String>| answers.by_ref().take(group.len()).map(optional).collect::<Vec<_>>();
-    Ok(groups.iter().map(|group| of(group).into_iter().collect()).collect())
+/// The answers to all questions of all groups, by group, `None` where there is no such node, or the first that is
+/// another error.
+fn grouped<Q, T>(groups: &[Vec<Q>], answers: Vec<io::Result<T>>) -> Vec<io::Result<Vec<Option<T>>>> {
+    let mut answers = answers.into_iter();
+    let mut of = |group: &Vec<Q>| answers.by_ref().take(group.len()).map(optional).collect::<Vec<_>>();
+    groups.iter().map(|group| of(group).into_iter().collect()).collect()
 }
 
-/// The categories published for each domain. A key that makes no sense is somebody else's fault: it is told
+/// The categories published for each of these domains. A key that makes no sense is somebody else's fault: it is told
 /// and passed over, as it must not stop every launch on the host.
 ///
 /// One read for each domain, 64 of them in flight. Among launches the claim files decide already, at a cost that does
@@ -180,10 +200,8 @@ fn grouped<T>(
 ///
 /// # Errors
 /// When XenStore cannot be read: only a key that does not exist means none.
-pub fn published(store: &Connection) -> Result<Vec<(Domid, Set)>> {
+pub fn published(store: &Connection, domids: &[Domid]) -> Result<Vec<(Domid, Set)>> {
     let what = "cannot read the categories in use from XenStore";
-    let domids: Vec<Domid> =
-        store.directory("/local/domain").context(what)?.iter().filter_map(|name| name.parse().ok()).collect();
     let mut published = Vec::new();
     for (domid, value) in domids.iter().zip(store.read_all(domids.iter().map(key)).context(what)?) {
         let Some(value) = optional(value).context(what)? else { continue };
@@ -192,16 +210,6 @@ pub fn published(store: &Connection) -> Result<Vec<(Domid, Set)>> {
             Err(malformed) => log::warn(&format!("passing over {}: {malformed}", key(domid))),
         }
     }
-    Ok(published)
-}
-
-/// The same for all domains but one.
-///
-/// # Errors
-/// As [`published`].
-pub fn published_for_others(store: &Connection, domid: Domid) -> Result<Vec<(Domid, Set)>> {
-    let mut published = published(store)?;
-    published.retain(|(other, _)| *other != domid);
     Ok(published)
 }
 
@@ -257,12 +265,15 @@ fn change(store: &Connection, domid: Domid, mut to: impl FnMut(Option<&str>) -> 
     let key = key(domid);
     for _ in 0..TRIES {
         let transaction = store.transaction()?;
-        let now = optional(transaction.read(&key))?;
+        let look = Look { permissions: vec![home(domid)], values: vec![key.clone()], ..Look::default() };
+        let mut seen = transaction.look(look)?;
+        let (home, now) = (seen.permissions.remove(0), optional(seen.values.remove(0))?);
+        let now = now.map(String::from_utf8).transpose().with_context(|| format!("cannot use {key}"))?;
         match to(now.as_deref()) {
             Change::Nothing => {}
             Change::Remove => transaction.rm(&key)?,
             Change::Write(value) => {
-                check_home(domid, transaction.permissions(&format!("/local/domain/{domid}")))?;
+                check_home(domid, home)?;
                 transaction.write_with_permissions(&key, &value, &Permissions::dom0_only())?;
             }
         }

@@ -14,7 +14,7 @@ use crate::confinement::Confinement;
 use crate::context::Context;
 use crate::disks;
 use crate::exec::{self, Qemu};
-use crate::guest::{self, Guest};
+use crate::guest::{self, Domains, Guest};
 use crate::mcs::{self, InUse, Pair, Set};
 use crate::object::Object;
 use crate::owner::Owners;
@@ -137,8 +137,9 @@ pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, t
         "our own context {own} has no pair of categories to give: is the svirt_interpose module installed?"
     );
     let store = Connection::open()?;
-    let guest = trail.guest.insert(Guest::read(&store, guest::own_domid(&store)?, domid)?).clone();
-    let published = guest::published_for_others(&store, domid)?;
+    let domains = Domains::read(&store)?;
+    let guest = trail.guest.insert(Guest::read(&store, domains.own, domid)?).clone();
+    let published = guest::published(&store, &domains.others(domid))?;
     let registry = Registry::open(&config.state_dir)?;
     let owners = Owners::new(&registry, &store, &guest.vm, &contexts);
     let found = disks::find(&guest, &owners, config, &contexts, mode)?;

@@ -40,6 +40,28 @@ pub struct Connection {
     transaction: u32,
 }
 
+/// The paths of what is asked for in one flight.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Nodes whose permissions are asked for.
+    pub permissions: Vec<String>,
+    /// Nodes of which the names right below are asked for.
+    pub directories: Vec<String>,
+    /// Nodes whose values are asked for.
+    pub values: Vec<String>,
+}
+
+/// The answers, in the order of the [paths](Look), each with an error of its own.
+#[derive(Debug)]
+pub struct Seen {
+    /// Who may do what with each node.
+    pub permissions: Vec<io::Result<Permissions>>,
+    /// The names below each node.
+    pub directories: Vec<io::Result<Vec<Box<str>>>>,
+    /// The value of each node.
+    pub values: Vec<io::Result<Vec<u8>>>,
+}
+
 impl Connection {
     /// Connects as libxenstore's `xs_open` does: to `$XENSTORED_PATH` alone if it is set; else to the socket in
     /// `$XENSTORED_RUNDIR`, by default `/run/xenstored/socket`; and where that fails, for whatever reason, to
@@ -96,22 +118,34 @@ impl Connection {
     /// # Errors
     ///
     /// The outer error is the connection's, or that of a path that cannot be sent; then nothing was asked.
-    pub fn read_all<P: AsRef<str>>(&self, paths: impl IntoIterator<Item = P>) -> io::Result<Vec<io::Result<Vec<u8>>>> {
-        self.ask_all(Operation::Read, paths)
+    pub fn read_all<P: Into<String>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+    ) -> io::Result<Vec<io::Result<Vec<u8>>>> {
+        let values = paths.into_iter().map(Into::into).collect();
+        Ok(self.look(Look { values, ..Look::default() })?.values)
     }
 
-    /// Lists many directories as [`read_all`](Self::read_all) reads nodes.
+    /// Asks for all of that as [`read_all`](Self::read_all) reads nodes.
     ///
     /// # Errors
     ///
     /// As for [`read_all`](Self::read_all).
-    pub fn directory_all<P: AsRef<str>>(
-        &self,
-        paths: impl IntoIterator<Item = P>,
-    ) -> io::Result<Vec<io::Result<Vec<Box<str>>>>> {
-        let paths: Vec<P> = paths.into_iter().collect();
-        let answers = self.ask_all(Operation::Directory, paths.iter().map(P::as_ref))?;
-        Ok(answers.into_iter().zip(&paths).map(|(answer, path)| self.names(path.as_ref(), answer)).collect())
+    pub fn look(&self, Look { permissions, directories, values }: Look) -> io::Result<Seen> {
+        let requests = |operation, paths: &[String]| -> io::Result<Vec<Request>> {
+            paths.iter().map(|path| Request::new(operation, path, &[])).collect()
+        };
+        let mut all = requests(Operation::GetPerms, &permissions)?;
+        all.extend(requests(Operation::Directory, &directories)?);
+        all.extend(requests(Operation::Read, &values)?);
+        let mut answers = self.exchange(&all)?.into_iter();
+        let permissions =
+            permissions.iter().zip(answers.by_ref()).map(|(path, answer)| list_of_permissions(path, answer));
+        let permissions = permissions.collect();
+        let directories: Vec<_> = directories.iter().zip(answers.by_ref()).collect();
+        let values = answers.collect();
+        let directories = directories.into_iter().map(|(path, answer)| self.names(path, answer)).collect();
+        Ok(Seen { permissions, directories, values })
     }
 
     /// Reads who may do what with a node.
@@ -121,20 +155,6 @@ impl Connection {
     /// As for any request; a list that cannot be parsed is `InvalidData`.
     pub fn permissions(&self, path: &str) -> io::Result<Permissions> {
         list_of_permissions(path, self.ask(Operation::GetPerms, path, &[]))
-    }
-
-    /// Reads the permissions of many nodes as [`read_all`](Self::read_all) reads their values.
-    ///
-    /// # Errors
-    ///
-    /// As for [`read_all`](Self::read_all).
-    pub fn permissions_all<P: AsRef<str>>(
-        &self,
-        paths: impl IntoIterator<Item = P>,
-    ) -> io::Result<Vec<io::Result<Permissions>>> {
-        let paths: Vec<P> = paths.into_iter().collect();
-        let answers = self.ask_all(Operation::GetPerms, paths.iter().map(P::as_ref))?;
-        Ok(answers.into_iter().zip(&paths).map(|(answer, path)| list_of_permissions(path.as_ref(), answer)).collect())
     }
 
     /// Replaces a node's permissions, its owner included.
@@ -172,15 +192,6 @@ impl Connection {
         let answers = self.exchange(&[Request::new(operation, path, argument)?])?;
         // One request has one answer: there is nothing to join.
         answers.into_iter().collect::<io::Result<Vec<_>>>().map(|answers| answers.concat())
-    }
-
-    fn ask_all<P: AsRef<str>>(
-        &self,
-        operation: Operation,
-        paths: impl IntoIterator<Item = P>,
-    ) -> io::Result<Vec<Answer>> {
-        let requests = paths.into_iter().map(|path| Request::new(operation, path.as_ref(), &[]));
-        self.exchange(&requests.collect::<io::Result<Vec<_>>>()?)
     }
 
     fn exchange(&self, requests: &[Request]) -> io::Result<Vec<Answer>> {

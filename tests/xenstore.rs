@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use common::xenstored::{Daemon, Directory, Xenstored, message};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use svirt_interpose::xenstore::{Access, Connection, PATIENCE, Permissions};
+use svirt_interpose::xenstore::{Access, Connection, Look, PATIENCE, Permissions, Seen};
 use xenstore_rs::{Xs, XsTransaction, XsTransactionSpan};
 
 /// What a test of time limits can afford.
@@ -139,7 +139,15 @@ fn two_thousand_domains_are_listed_and_read() {
             }
         }
 
-        let mut directories = store.directory_all(["/local/domain", "/none", "/local/domain/10001"]).unwrap();
+        let directories = ["/local/domain", "/none", "/local/domain/10001"].map(Into::into).into();
+        let permissions = vec!["/local/domain/10001".into(), "/none".into()];
+        let look =
+            Look { permissions, directories, values: vec!["/none".into(), "/local/domain/10001/selinux-mcs".into()] };
+        let Seen { mut permissions, mut directories, mut values } = store.look(look).unwrap();
+        assert_eq!(kind(permissions.pop().unwrap()), ErrorKind::NotFound);
+        assert!(permissions.pop().unwrap().is_ok());
+        assert!(values.pop().unwrap().is_ok());
+        assert_eq!(kind(values.pop().unwrap()), ErrorKind::NotFound);
         assert_eq!(*directories.pop().unwrap().unwrap(), ["selinux-mcs".into()]);
         assert_eq!(kind(directories.pop().unwrap()), ErrorKind::NotFound);
         assert!(directories.pop().unwrap().unwrap().len() >= 2000);

@@ -10,7 +10,7 @@ use crate::claim::{self, Labelled, Outdated, Registry};
 use crate::config::Config;
 use crate::confinement::Confinement;
 use crate::disks;
-use crate::guest::{self, Guest};
+use crate::guest::{self, Domains, Guest};
 use crate::libxl::Record;
 use crate::log::{self, Severity, clean};
 use crate::mcs::Pair;
@@ -28,7 +28,7 @@ use crate::xenstore::Connection;
 pub(super) fn run(domid: Domid, device: Option<&str>) -> Result<bool> {
     let config = Config::load()?;
     let store = Connection::open()?;
-    let guest = Guest::read(&store, guest::own_domid(&store)?, domid)?;
+    let guest = Guest::read(&store, Domains::read(&store)?.own, domid)?;
     let Some(pair) = guest::pair_of(&store, domid)? else {
         bail!("domain {domid} has no pair of categories: svirt-interpose started no device model for it");
     };
@@ -70,7 +70,7 @@ pub(super) fn label(
     let labelled = claim::retrying(|| {
         let (store, registry) = (Connection::open()?, Registry::open(&config.state_dir)?);
         let (contexts, mode) = (config.contexts()?, selinux::mode()?);
-        let published = guest::published_for_others(&store, guest.domid)?;
+        let published = guest::published(&store, &Domains::read(&store)?.others(guest.domid))?;
         let found = {
             let owners = Owners::new(&registry, &store, &guest.vm, &contexts);
             disks::find(&alone, &owners, config, &contexts, mode)?
@@ -127,7 +127,7 @@ fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
     let mut claim = registry.lock(pair.into())?.ok_or(Outdated::Claim(pair.into()))?;
     let journal = claim.journal()?;
     let store = Connection::open()?;
-    let (own, contexts) = (guest::own_domid(&store)?, config.contexts()?);
+    let (own, contexts) = (Domains::read(&store)?.own, config.contexts()?);
     let mut in_use: BTreeSet<Identity> = BTreeSet::new();
     for holder in &journal.holders {
         if holder.process.is_alive()? {

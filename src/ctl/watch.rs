@@ -7,12 +7,11 @@
 //! labelled if libxl itself has it on record.
 
 use anyhow::Result;
-use xenstore_rs::Xs as _;
 
 use super::relabel::{self, tell};
 use crate::argv::Domid;
 use crate::config::Config;
-use crate::guest::{self, Guest};
+use crate::guest::{self, Domains, Guest};
 use crate::libxl::Record;
 use crate::mcs::Pair;
 use crate::xenstore::Connection;
@@ -24,14 +23,14 @@ use crate::xenstore::Connection;
 pub(super) fn run() -> Result<bool> {
     let config = Config::load()?;
     let store = Connection::open()?;
-    let backends = format!("/local/domain/{}/backend", guest::own_domid(&store)?);
+    let backends = format!("/local/domain/{}/backend", Domains::read(&store)?.own);
     let mut changes = store.watch(&backends)?;
     loop {
         let change = changes.next_change()?;
         if *change == *backends {
             // at the start: what was attached while nobody watched
             let store = Connection::open()?;
-            for domid in store.directory("/local/domain")?.iter().filter_map(|name| name.parse().ok()) {
+            for domid in Domains::read(&store)?.all {
                 attached(&config, domid, None);
             }
         } else if let Some((domid, device)) = device(&backends, &change) {
@@ -67,7 +66,7 @@ fn attached(config: &Config, domid: Domid, device: Option<&str>) {
 fn look(domid: Domid) -> Result<Option<(Guest, Pair, Record)>> {
     let store = Connection::open()?;
     let Some(pair) = guest::pair_of(&store, domid)? else { return Ok(None) };
-    let guest = Guest::read(&store, guest::own_domid(&store)?, domid)?;
+    let guest = Guest::read(&store, Domains::read(&store)?.own, domid)?;
     Ok(Record::of(domid, &guest.vm)?.map(|record| (guest, pair, record)))
 }
 

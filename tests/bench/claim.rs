@@ -9,7 +9,7 @@ use rand::SeedableRng as _;
 use rand::rngs::{StdRng, SysRng};
 use svirt_interpose::argv::Domid;
 use svirt_interpose::claim::{Holder, Journal, Process, Registry};
-use svirt_interpose::guest;
+use svirt_interpose::guest::{self, Domains};
 use svirt_interpose::mcs::{self, InUse, Pair, Set};
 use svirt_interpose::xenstore::Permissions;
 use xenstore_rs::{Xs as _, XsTransaction as _, XsTransactionSpan as _};
@@ -100,7 +100,7 @@ fn claim(host: &Host, domains: u16) -> f64 {
     let all: Set = "c0.c1023".parse().unwrap();
     let start = Instant::now();
     let store = host.store();
-    let published = guest::published(&store).unwrap();
+    let published = guest::published(&store, &Domains::read(&store).unwrap().all).unwrap();
     let found = published.len();
     let mut in_use = InUse::default();
     in_use.extend(published.into_iter().filter(|(other, _)| *other != domid).map(|(_, set)| set));

@@ -6,20 +6,19 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use xenstore_rs::Xs;
 
 use crate::argv::Domid;
 use crate::claim::{Holder, Journal, Name, Registry};
 use crate::config::{Config, Contexts};
 use crate::context::Context;
-use crate::guest::{self, Guest};
+use crate::guest::{self, Domains, Guest};
 use crate::kind::Kind;
 use crate::mcs::{CATEGORIES, Category, Pair, Set};
 use crate::object::{self, Object};
 use crate::policy::{self, Policy};
 use crate::selinux::{self, Mode};
 use crate::vbd::Vbd;
-use crate::xenstore::{Connection, Permissions};
+use crate::xenstore::{Connection, Look, Permissions, Seen};
 
 /// What cannot be told, in words.
 type Told<T> = Result<T, String>;
@@ -173,16 +172,18 @@ fn claims(registry: &Registry) -> Result<Vec<Claim>> {
 
 fn domains(registry: &Registry, claims: &[Claim]) -> Result<Vec<Domain>> {
     let store = Connection::open()?;
-    let own = guest::own_domid(&store)?;
-    let names = store.directory("/local/domain").context("cannot list the domains in XenStore")?;
-    let domids = names.iter().filter_map(|name| name.parse::<Domid>().ok());
-    let mut domids: Vec<Domid> = domids.filter(|domid| *domid != own && !domid.is_dom0()).collect();
+    let domains = Domains::read(&store)?;
+    let own = domains.own;
+    let mut domids = domains.others(own);
+    domids.retain(|domid| !domid.is_dom0());
     domids.sort_unstable();
     let keys: Vec<String> = domids.iter().map(guest::key).collect();
     let pids = domids
         .iter()
         .flat_map(|domid| ["image/device-model-pid", "qemu-pid"].map(|node| format!("/local/domain/{domid}/{node}")));
-    let (values, permissions, pids) = (store.read_all(&keys)?, store.permissions_all(&keys)?, store.read_all(pids)?);
+    let pids = store.read_all(pids)?;
+    let Seen { permissions, values, .. } =
+        store.look(Look { permissions: keys.clone(), values: keys, ..Look::default() })?;
     let guests = Guest::read_all(&store, own, &domids)?;
     let given: BTreeMap<Name, &Journal> =
         claims.iter().filter_map(|claim| Some((claim.name, claim.journal.as_ref().ok()?))).collect();

@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use super::Check;
 use crate::claim::Registry;
 use crate::config::Config;
-use crate::guest;
+use crate::guest::Domains;
 use crate::selinux;
 use crate::xenstore::Connection;
 
@@ -64,9 +64,9 @@ fn restorecon(path: &Path) -> String {
 }
 
 fn xenstore() -> Check {
-    let asked = || -> Result<_> { guest::own_domid(&Connection::open()?).context("cannot tell which domain this is") };
+    let asked = || -> Result<_> { Domains::read(&Connection::open()?).context("cannot tell which domain this is") };
     match asked() {
-        Ok(own) => Check::fine(format!("XenStore answers, and this is domain {own}")),
+        Ok(Domains { own, .. }) => Check::fine(format!("XenStore answers, and this is domain {own}")),
         Err(error) => Check::wrong(format!("{error:#}"), "start xenstored, on a host that runs Xen"),
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use svirt_interpose::guest::{self, Guest};
+use svirt_interpose::guest::{self, Domains, Guest};
 use svirt_interpose::xenstore::Connection;
 use xenstore_rs::Xs as _;
 
@@ -27,7 +27,7 @@ pub(crate) fn answers(data: &[u8]) {
     let (own, domid) = ("0".parse().unwrap(), "7".parse().unwrap());
     match how >> 1 {
         0 => drop(Guest::read(&store, own, domid)),
-        1 => drop(guest::published(&store)),
+        1 => drop(Domains::read(&store).and_then(|domains| guest::published(&store, &domains.all))),
         2 => drop(guest::publish(&store, domid, "c5,c9".parse().unwrap(), |_| ())),
         3 => drop(guest::unpublish(&store, domid, "c5,c9".parse().unwrap(), Some("c1,c2"))),
         4 => drop(store.permissions("/local/domain/7")),
