@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::guest;
 use crate::log;
 use crate::mcs::Pair;
-use crate::object::{self, Identity, Object, Recorded};
+use crate::object::{self, Identity, Loops, Object, Recorded};
 use crate::plan::{Access, Refused, Relabel};
 use crate::selinux;
 use crate::xenstore::Connection;
@@ -127,7 +127,7 @@ impl Confinement {
     ///
     /// # Errors
     /// When one of them became another VM's meanwhile, or cannot be labelled.
-    pub fn label(&mut self, mut objects: Vec<(Object, Relabel)>, contexts: &Contexts) -> Result<()> {
+    pub fn label(&mut self, mut objects: Vec<(Object, Relabel)>, contexts: &Contexts, loops: &Loops) -> Result<()> {
         // in one order for all launches: of two that want the same disks, the first to own one owns all
         objects.sort_by_key(|(object, _)| object.identity());
         self.lock_taken(&objects)?;
@@ -143,22 +143,25 @@ impl Confinement {
         for (object, relabel) in &objects {
             if is_own(relabel) {
                 self.own(object, relabel.from)?;
-                self.check_overlaps(object)?;
             } else {
                 self.have_in_common(object, relabel, &relabel.after(contexts, pair))?;
             }
+            self.check_overlaps(object, loops)?;
         }
         for (object, relabel) in objects {
-            let after = relabel.after(contexts, pair);
+            let (before, after) = (object.label()?, relabel.after(contexts, pair));
             if relabel.is_open {
                 let path = object.path().display();
                 log::warn(&format!("{path} keeps the label {after}: every guest's device model may write it"));
-            } else if is_own(&relabel) {
-                let before = object.label()?;
-                if before != after {
-                    self.labelled.push((object, before));
-                    self.labelled.last().map_or(Ok(()), |(object, _)| object.set_label(&after))?;
-                }
+            }
+            if before == after {
+                continue;
+            }
+            if is_own(&relabel) {
+                self.labelled.push((object, before));
+                self.labelled.last().map_or(Ok(()), |(object, _)| object.set_label(&after))?;
+            } else {
+                object.set_label(&after)?;
             }
         }
         Ok(())
@@ -199,8 +202,8 @@ impl Confinement {
 
     /// That no launch got hold of a device that shares sectors with this one since they were looked for. Of two that have
     /// one each, by the index and by their claims, one at least looks after the other is in both.
-    fn check_overlaps(&self, object: &Object) -> Result<()> {
-        for (other, node) in object.overlapping()? {
+    fn check_overlaps(&self, object: &Object, loops: &Loops) -> Result<()> {
+        for (other, node) in object.overlapping(loops)? {
             if let Some(name) = self.registry.owner(other)?
                 && let Some(journal) = self.registry.read(name)?
                 && let Some(live) = journal.live(|live| live.vm != self.holder.vm)?
@@ -211,8 +214,8 @@ impl Confinement {
         Ok(())
     }
 
-    /// Labels what the guest has in common with others, under the claim of those who have it already or else a new one. It
-    /// is locked no longer than that: others may be about to have it too.
+    /// Holds what the guest has in common with others, by the claim of those who have it already or else a new one. That
+    /// is locked no longer than this takes: others may be about to have it too.
     fn have_in_common(&mut self, object: &Object, relabel: &Relabel, after: &Context) -> Result<()> {
         let mut claim = if let Some(name) = relabel.common {
             let mut claim = self.registry.lock(name)?.ok_or(Outdated::Claim(name))?;
@@ -236,8 +239,7 @@ impl Confinement {
             }
             ensure!(self.registry.own(object.identity(), relabel.from, name)?, Outdated::Claim(name));
         }
-        self.check_overlaps(object)?;
-        if object.label()? == *after { Ok(()) } else { object.set_label(after) }
+        Ok(())
     }
 
     /// Keeps what was labelled, where no execve(2) will.

@@ -16,7 +16,7 @@ use crate::disks;
 use crate::exec::{self, Qemu};
 use crate::guest::{self, Domains, Guest};
 use crate::mcs::{self, InUse, Pair, Set};
-use crate::object::Object;
+use crate::object::{Loops, Object};
 use crate::owner::Owners;
 use crate::plan::{self, Relabel};
 use crate::selinux::{self, Mode};
@@ -122,6 +122,7 @@ pub(crate) struct Decided {
     /// The categories that a pair may be of, and the sets that others have.
     pool: Set,
     in_use: Vec<(Domid, Set)>,
+    loops: Loops,
     store: Connection,
     registry: Registry,
 }
@@ -141,7 +142,8 @@ pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, t
     let guest = trail.guest.insert(Guest::read(&store, domains.own, domid)?).clone();
     let published = guest::published(&store, &domains.others(domid))?;
     let registry = Registry::open(&config.state_dir)?;
-    let owners = Owners::new(&registry, &store, &guest.vm, &contexts);
+    let loops = Loops::look()?;
+    let owners = Owners::new(&registry, &store, &guest.vm, &contexts, &loops);
     let found = disks::find(&guest, &owners, config, &contexts, mode)?;
 
     let earlier = plan::earlier_pair(found.iter().map(|(_, found)| found));
@@ -153,6 +155,7 @@ pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, t
         objects,
         pool: own.categories().clone(),
         in_use: published,
+        loops,
         store,
         registry,
     })
@@ -160,7 +163,7 @@ pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, t
 
 /// Does it.
 fn confine(
-    Decided { guest, contexts, earlier, objects, pool, in_use, store, registry }: Decided,
+    Decided { guest, contexts, earlier, objects, pool, in_use, loops, store, registry }: Decided,
     trail: &mut Trail,
 ) -> Result<Confinement> {
     let holder = Holder { domid: guest.domid, vm: guest.vm.clone(), process: Process::own()? };
@@ -175,7 +178,7 @@ fn confine(
     };
     confinement.publish()?;
     let count = objects.len();
-    confinement.label(objects, &contexts)?;
+    confinement.label(objects, &contexts, &loops)?;
     confinement.enter(&contexts.domain)?;
     trail.given = Some(Given { pair: confinement.pair(), objects: count, contexts });
     Ok(confinement)

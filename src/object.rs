@@ -7,7 +7,6 @@ use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -21,6 +20,7 @@ use nix::unistd::{sync, syncfs};
 use crate::context::Context;
 use crate::selinux;
 pub use recorded::Recorded;
+pub use stack::Loops;
 
 /// What the kernel calls the object, by whatever path it was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,14 +155,12 @@ impl Object {
         Ok(())
     }
 
-    /// The devices that share sectors with this one, and their nodes: who writes them writes it. None for a file.
+    /// The devices and files that share sectors with this one, and their paths: who writes them writes it.
     ///
     /// # Errors
-    /// When sysfs cannot be read.
-    pub fn overlapping(&self) -> Result<Vec<(Identity, PathBuf)>> {
-        let Identity::Block(major, minor) = self.identity else { return Ok(Vec::new()) };
-        stack::of(major, minor)
-            .with_context(|| format!("cannot read the devices below and above {}", self.path.display()))
+    /// When sysfs cannot be read, or a file that it names.
+    pub fn overlapping(&self, loops: &Loops) -> Result<Vec<(Identity, PathBuf)>> {
+        self.told(stack::of(self.identity, loops))
     }
 
     /// The file that a loop device hides: the same disk by another identity. `None` for any other object,
@@ -171,18 +169,13 @@ impl Object {
     /// # Errors
     /// When sysfs cannot be read, or the file cannot be opened.
     pub fn behind(&self) -> Result<Option<Self>> {
-        let Identity::Block(major @ 7, minor) = self.identity else { return Ok(None) };
-        let attribute = format!("/sys/dev/block/{major}:{minor}/loop/backing_file");
-        let mut path = match fs::read(&attribute) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            result => result.with_context(|| format!("cannot read {attribute}"))?,
-        };
-        path.pop_if(|last| *last == b'\n');
-        let path = Path::new(std::ffi::OsStr::from_bytes(&path));
-        if path.as_os_str().as_bytes().ends_with(b" (deleted)") && !path.exists() {
-            return Ok(None);
-        }
-        Self::open(path).map(Some)
+        let Identity::Block(major, minor) = self.identity else { return Ok(None) };
+        let device = format!("/sys/dev/block/{major}:{minor}");
+        self.told(stack::backing_file(Path::new(&device)))?.map(|path| Self::open(&path)).transpose()
+    }
+
+    fn told<T>(&self, stack: io::Result<T>) -> Result<T> {
+        stack.with_context(|| format!("cannot tell what is below and above {}", self.path.display()))
     }
 }
 

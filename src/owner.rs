@@ -10,7 +10,7 @@ use crate::config::Contexts;
 use crate::context::Context;
 use crate::guest;
 use crate::mcs::Pair;
-use crate::object::Object;
+use crate::object::{Loops, Object};
 use crate::plan::{Access, Owner};
 use crate::xenstore::Connection;
 
@@ -25,14 +25,21 @@ pub struct Owners<'a> {
     store: &'a Connection,
     vm: &'a str,
     contexts: &'a Contexts,
+    loops: &'a Loops,
     deadline: Instant,
 }
 
 impl<'a> Owners<'a> {
     /// For a guest of this VM.
     #[must_use]
-    pub fn new(registry: &'a Registry, store: &'a Connection, vm: &'a str, contexts: &'a Contexts) -> Self {
-        Self { registry, store, vm, contexts, deadline: Instant::now() + EXITING }
+    pub fn new(
+        registry: &'a Registry,
+        store: &'a Connection,
+        vm: &'a str,
+        contexts: &'a Contexts,
+        loops: &'a Loops,
+    ) -> Self {
+        Self { registry, store, vm, contexts, loops, deadline: Instant::now() + EXITING }
     }
 
     /// Whose an object is that carries this label, with the label recorded for it. The index tells, or else the
@@ -41,7 +48,7 @@ impl<'a> Owners<'a> {
     /// # Errors
     /// When that cannot be told, or is [`Outdated`].
     pub fn of(&self, object: &Object, label: &Context, access: Access) -> Result<(Owner, Option<Context>)> {
-        for (other, node) in object.overlapping()? {
+        for (other, node) in object.overlapping(self.loops)? {
             if let Some(name) = self.registry.owner(other)?
                 && let Some(journal) = self.registry.read(name)?
                 && let Some(holder) = self.another(&journal)?

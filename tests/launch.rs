@@ -18,7 +18,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use common::host::{CONTENT, Disk, Host, Started, UNUSED, cdrom, compiled, label, level, qdisk, set_label};
+use common::host::{CONTENT, Disk, Host, Started, UNUSED, cdrom, compiled, label, level, phy, qdisk, set_label};
 use common::loop_device::Loop;
 use common::mount::Mount;
 use common::xenstored::{Daemon, within};
@@ -515,39 +515,77 @@ fn refuses_a_disk_of_a_live_domain_by_any_name() {
 #[test]
 fn refuses_a_device_that_shares_sectors_with_a_live_domains() {
     let host = Host::new();
-    let file = host.image("disk");
-    File::options().write(true).open(&file).unwrap().set_len(4 << 20).unwrap();
-    let whole = Loop::over(&file);
+    let (_, whole) = Loop::whole_disk(&host);
     let [first, second] = [1, 2].map(|number| whole.partition(number, number));
-    host.domain(1, "vm1", &[Disk("vbd", 768, first.display().to_string(), "w", vec![])]);
+    host.domain(1, "vm1", &[phy(768, &first)]);
     let part = host.launch(1).unwrap();
-    host.domain(2, "vm2", &[Disk("vbd", 768, whole.0.display().to_string(), "w", vec![])]);
+    host.domain(2, "vm2", &[phy(768, &whole.0)]);
     let said = host.refuse(&["-xen-domid", "2"]).said;
     let shares = format!("{}: it shares sectors with {}, ", whole.0.display(), first.display());
     assert!(said.contains(&shares) && said.contains("in use by domain 1 (VM vm1"), "{said}");
     // two partitions share nothing
-    host.domain(3, "vm3", &[Disk("vbd", 768, second.display().to_string(), "w", vec![])]);
+    host.domain(3, "vm3", &[phy(768, &second)]);
     drop(host.launch(3).unwrap());
     for domid in [1, 3] {
         host.destroy(domid);
     }
     drop(part);
     let _whole = host.launch(2).unwrap();
-    host.domain(4, "vm4", &[Disk("vbd", 768, second.display().to_string(), "w", vec![])]);
+    host.domain(4, "vm4", &[phy(768, &second)]);
     let said = host.refuse(&["-xen-domid", "4"]).said;
     assert!(said.contains(&format!("shares sectors with {}, ", whole.0.display())), "{said}");
 }
 
 #[test]
-fn of_two_launches_at_once_for_devices_that_overlap_one_at_most_starts() {
+fn refuses_a_file_that_shares_sectors_with_a_partition_of_its_loop_device() {
     let host = Host::new();
-    let file = host.image("disk");
-    File::options().write(true).open(&file).unwrap().set_len(4 << 20).unwrap();
-    let whole = Loop::over(&file);
+    let (file, whole) = Loop::whole_disk(&host);
+    let part = whole.partition(1, 1);
+    let again = Loop::over(&file);
+    let other_part = again.partition(1, 1);
+    let disks = [
+        phy(768, &part),
+        qdisk(768, &file),
+        cdrom(768, &file),
+        phy(768, &other_part),
+        phy(768, &again.0),
+        phy(768, &part),
+    ];
+    for (domid, disk) in (1..).zip(disks) {
+        host.domain(domid, &format!("vm{domid}"), &[disk]);
+    }
+    let refuse = |domid: u16, one: &Path, other: &Path, holder: u16| {
+        let said = host.refuse(&["-xen-domid", &domid.to_string()]).said;
+        let [one, other] = [one, other].map(Path::display);
+        let why = format!("{one}: it shares sectors with {other}, which is in use by domain {holder} ");
+        assert!(said.contains(&why), "{said}");
+    };
+    let qemu = host.launch(1).unwrap();
+    refuse(2, &file, &part, 1);
+    refuse(3, &file, &part, 1);
+    refuse(4, &other_part, &part, 1);
+    refuse(5, &file, &part, 1);
+    host.destroy(1);
+    drop(qemu);
+    for whole in [2, 3] {
+        let qemu = host.launch(whole).unwrap();
+        refuse(6, &part, &file, whole);
+        refuse(4, &other_part, &file, whole);
+        host.destroy(whole);
+        drop(qemu);
+    }
+}
+
+#[test]
+fn of_two_launches_at_once_for_what_overlaps_one_at_most_starts() {
+    let host = Host::new();
+    let (file, whole) = Loop::whole_disk(&host);
     let part = whole.partition(1, 1);
     for round in 0..20 {
-        for (domid, device) in [(1, &whole.0), (2, &part)] {
-            host.domain(domid, &format!("vm{domid}"), &[Disk("vbd", 768, device.display().to_string(), "w", vec![])]);
+        for (domid, disk) in
+            [(1, if round % 2 == 0 { phy(768, &whole.0) } else { qdisk(768, &file) }), (2, phy(768, &part))]
+        {
+            host.domain(domid, &format!("vm{domid}"), &[disk]);
         }
         let launches = [1, 2].map(|domid| host.start(&["-xen-domid", &domid.to_string()]));
         let outcomes = launches.map(Started::outcome);

@@ -8,11 +8,10 @@ mod common {
     pub(crate) mod xenstored;
 }
 
-use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use common::host::{Disk, Host, Started, UNUSED, cdrom, compiled, label, level, qdisk, set_label};
+use common::host::{Host, Started, UNUSED, cdrom, compiled, label, level, phy, qdisk, set_label};
 use common::loop_device::Loop;
 
 /// The label of such a disk.
@@ -154,23 +153,17 @@ fn leaves_a_disk_that_was_labelled_as_shared_by_hand() {
 /// A host with a device, a partition of which is to be shared.
 fn host_with_a_shared_partition() -> (Host, Loop, PathBuf) {
     let host = Host::new();
-    let file = host.image("disk");
-    File::options().write(true).open(&file).unwrap().set_len(4 << 20).unwrap();
-    let whole = Loop::over(&file);
+    let (_, whole) = Loop::whole_disk(&host);
     let part = whole.partition(1, 1);
     share(&host, &[&part]);
     (host, whole, part)
-}
-
-fn device(path: &Path) -> Disk {
-    Disk("vbd", 768, path.display().to_string(), "w", vec![])
 }
 
 #[test]
 fn refuses_a_shared_device_that_shares_sectors_with_one_that_another_guest_has_alone() {
     let (host, whole, part) = host_with_a_shared_partition();
     for (domid, path) in [(1, &part), (2, &part), (3, &whole.0), (4, &whole.0)] {
-        host.domain(domid, &format!("vm{domid}"), &[device(path)]);
+        host.domain(domid, &format!("vm{domid}"), &[phy(768, path)]);
     }
     let sharers = [1, 2].map(|domid| host.launch(domid).unwrap());
     assert_eq!(label(&part), SHARED);
@@ -183,7 +176,7 @@ fn refuses_a_shared_device_that_shares_sectors_with_one_that_another_guest_has_a
     drop(sharers);
 
     let _alone = host.launch(3).unwrap();
-    host.domain(5, "vm5", &[device(&part)]);
+    host.domain(5, "vm5", &[phy(768, &part)]);
     let said = host.refuse(&["-xen-domid", "5"]).said;
     assert!(said.contains(&overlap(&part, &whole.0)), "{said}");
 }
@@ -193,7 +186,7 @@ fn of_two_launches_at_once_for_a_shared_device_and_what_it_is_part_of_one_at_mos
     let (host, whole, part) = host_with_a_shared_partition();
     for round in 0..10 {
         for (domid, path) in [(1, &whole.0), (2, &part)] {
-            host.domain(domid, &format!("vm{domid}"), &[device(path)]);
+            host.domain(domid, &format!("vm{domid}"), &[phy(768, path)]);
         }
         let launches = [1, 2].map(|domid| host.start(&["-xen-domid", &domid.to_string()]));
         let outcomes = launches.map(Started::outcome);

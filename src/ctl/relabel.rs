@@ -14,7 +14,7 @@ use crate::guest::{self, Domains, Guest};
 use crate::libxl::Record;
 use crate::log::{self, Severity, clean};
 use crate::mcs::Pair;
-use crate::object::{self, Identity, Object};
+use crate::object::{self, Identity, Loops, Object};
 use crate::owner::Owners;
 use crate::plan::Relabel;
 use crate::selinux;
@@ -71,8 +71,9 @@ pub(super) fn label(
         let (store, registry) = (Connection::open()?, Registry::open(&config.state_dir)?);
         let (contexts, mode) = (config.contexts()?, selinux::mode()?);
         let published = guest::published(&store, &Domains::read(&store)?.others(guest.domid))?;
+        let loops = Loops::look()?;
         let found = {
-            let owners = Owners::new(&registry, &store, &guest.vm, &contexts);
+            let owners = Owners::new(&registry, &store, &guest.vm, &contexts, &loops);
             disks::find(&alone, &owners, config, &contexts, mode)?
         };
         let doubtful: Vec<Identity> = found
@@ -103,7 +104,7 @@ pub(super) fn label(
         }
         if !plan.is_empty() {
             let objects = plan.len();
-            confinement.label(plan, &contexts)?;
+            confinement.label(plan, &contexts, &loops)?;
             let done = format!("relabel domid={} vm={} set={pair} objects={objects}", guest.domid, guest.vm);
             log::record(Severity::LOG_INFO, &done);
         }

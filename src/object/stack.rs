@@ -1,24 +1,93 @@
-//! Block devices that are made of one another: a disk and its partitions, a volume group's disk and its volumes. The
-//! kernel has a number for each, and so they are objects of their own, but who writes one writes the other.
+//! Block devices that are made of one another and of files: a disk and its partitions, a volume group's disk and its
+//! volumes, a file behind a loop device and the partitions of that. The kernel has a number for each, and so they are
+//! objects of their own, but who writes one writes the other.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
 
 use super::Identity;
 
-/// The devices, and their nodes, that a device is a part of or made of, and those that are parts of it or made of it, by sysfs. Two
-/// volumes on one disk are not: neither is made of the other.
+/// Where sysfs has loop devices, among others.
+const VIRTUAL: &str = "/sys/devices/virtual/block";
+
+/// The loop devices that something is made of, each with its file: few, if any.
+#[derive(Debug)]
+pub struct Loops(Vec<(PathBuf, Identity)>);
+
+impl Loops {
+    /// Those that there are now.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read, or a file that it names.
+    pub fn look() -> Result<Self> {
+        let look = || -> io::Result<Self> {
+            let mut loops = Vec::new();
+            for entry in optional(fs::read_dir(VIRTUAL))?.into_iter().flatten() {
+                let entry = entry?;
+                let (is_loop, device) = (entry.file_name().as_bytes().starts_with(b"loop"), entry.path());
+                // the files of the others need not be looked at
+                if is_loop && backing_file(&device)?.is_some() && !above(&device)?.is_empty() {
+                    loops.extend(behind(&device)?.map(|(file, _)| (device, file)));
+                }
+            }
+            Ok(Self(loops))
+        };
+        look().with_context(|| format!("cannot read {VIRTUAL}"))
+    }
+
+    /// What is made of a file by way of a loop device that is none of these.
+    fn above(&self, file: Identity, known: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+        let mut devices = Vec::new();
+        for (device, behind) in &self.0 {
+            if *behind == file && !known.contains(device) {
+                devices.extend(reached(device, above)?);
+            }
+        }
+        Ok(devices)
+    }
+}
+
+/// The devices and files, by their nodes, that an object is a part of or made of, and those that are parts of it or made of
+/// it, by sysfs. Two volumes on one disk are not: neither is made of the other. Nor are a loop device and its file: who has
+/// the one has both.
 ///
 /// # Errors
-/// When sysfs cannot be read; a device that it does not have stands alone.
-pub(super) fn of(major: u64, minor: u64) -> io::Result<Vec<(Identity, PathBuf)>> {
+/// When sysfs cannot be read, or a file that it names; a device that it does not have stands alone.
+pub(super) fn of(object: Identity, loops: &Loops) -> io::Result<Vec<(Identity, PathBuf)>> {
+    let Identity::Block(major, minor) = object else { return named(&loops.above(object, &[])?) };
     let Some(device) = optional(fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")))? else {
         return Ok(Vec::new());
     };
-    let mut others = reached(&device, below)?;
-    others.extend(reached(&device, above)?);
-    others.iter().map(|device| Ok((identity(device)?, node(device)))).collect()
+    let below = reached(&device, below)?;
+    let mut others = named(below.iter().chain(&reached(&device, above)?))?;
+    for device in &below {
+        if let Some((file, path)) = behind(device)? {
+            others.extend(named(&loops.above(file, &below)?)?);
+            others.push((file, path));
+        }
+    }
+    Ok(others)
+}
+
+/// The file behind a loop device. `None` for another device, and where the file was deleted.
+fn behind(device: &Path) -> io::Result<Option<(Identity, PathBuf)>> {
+    let Some(path) = backing_file(device)? else { return Ok(None) };
+    let status = optional(fs::metadata(&path))?;
+    Ok(status.and_then(|status| Identity::of(&status)).map(|file| (file, path)))
+}
+
+/// The path of the file behind a loop device, by its directory in sysfs, as [`behind`].
+pub(super) fn backing_file(device: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(mut path) = optional(fs::read(device.join("loop/backing_file")))? else { return Ok(None) };
+    path.pop_if(|last| *last == b'\n');
+    let is_deleted = path.ends_with(b" (deleted)");
+    let path = PathBuf::from(OsString::from_vec(path));
+    Ok(Some(path).filter(|path| !is_deleted || path.exists()))
 }
 
 /// What there is that way from a device.
@@ -44,8 +113,13 @@ fn below(device: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn above(device: &Path) -> io::Result<Vec<PathBuf>> {
     let mut above = linked(&device.join("holders"))?;
+    let name = device.file_name().unwrap_or_default().as_bytes();
     for entry in optional(fs::read_dir(device))?.into_iter().flatten() {
-        above.extend(Some(entry?.path()).filter(|path| is_partition(path)));
+        let entry = entry?;
+        // a partition's name begins with its disk's
+        if entry.file_name().as_bytes().starts_with(name) && is_partition(&entry.path()) {
+            above.push(entry.path());
+        }
     }
     Ok(above)
 }
@@ -61,6 +135,10 @@ fn linked(directory: &Path) -> io::Result<Vec<PathBuf>> {
         devices.extend(optional(fs::canonicalize(entry?.path()))?);
     }
     Ok(devices)
+}
+
+fn named<'a>(devices: impl IntoIterator<Item = &'a PathBuf>) -> io::Result<Vec<(Identity, PathBuf)>> {
+    devices.into_iter().map(|device| Ok((identity(device)?, node(device)))).collect()
 }
 
 fn identity(device: &Path) -> io::Result<Identity> {
@@ -121,6 +199,6 @@ mod tests {
 
     #[test]
     fn what_sysfs_does_not_have_stands_alone() {
-        assert_eq!(of(4095, 1_000_000).unwrap(), []);
+        assert_eq!(of(Identity::Block(4095, 1_000_000), &Loops(Vec::new())).unwrap(), []);
     }
 }

@@ -40,6 +40,11 @@ pub(crate) fn qdisk(devid: u32, path: &Path) -> Disk {
     Disk("qdisk", devid, format!("aio:{}", path.display()), "w", vec![])
 }
 
+/// A writable block device on the kernel's backend.
+pub(crate) fn phy(devid: u32, path: &Path) -> Disk {
+    Disk("vbd", devid, path.display().to_string(), "w", vec![])
+}
+
 /// A writable disk that is declared qcow2.
 pub(crate) fn qcow2_disk(devid: u32, path: &Path) -> Disk {
     Disk("qdisk", devid, format!("qcow2:{}", path.display()), "w", vec![])

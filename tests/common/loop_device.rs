@@ -3,17 +3,26 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::host::set_label;
+use super::host::{Host, set_label};
 use super::xenstored::within;
 
 /// A loop device over a file, detached when this goes; its node's label is wiped, as nodes outlive their use.
 pub(crate) struct Loop(pub(crate) PathBuf);
 
 impl Loop {
+    /// Over an image that has room for partitions.
+    pub(crate) fn whole_disk(host: &Host) -> (PathBuf, Self) {
+        let file = host.image("disk");
+        File::options().write(true).open(&file).unwrap().set_len(4 << 20).unwrap();
+        let whole = Self::over(&file);
+        (file, whole)
+    }
+
     pub(crate) fn over(file: &Path) -> Self {
         let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
