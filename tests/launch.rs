@@ -435,6 +435,31 @@ fn nothing_a_guest_writes_steers_what_is_labelled() {
 }
 
 #[test]
+fn a_disk_that_a_driver_domain_serves_is_none_of_this_ones() {
+    let host = Host::new();
+    let [own, remote] = ["a.raw", "b.raw"].map(|name| host.image(name));
+    host.domain(1, "vm1", &[qdisk(768, &own)]);
+    let [backend, frontend, record] =
+        ["/local/domain/5/backend/vbd/1/832", "/local/domain/1/device/vbd/832", "/libxl/1/device/vbd/832"];
+    let path = remote.to_str().unwrap(); // which dom0 has as well
+    for (directory, node, value) in [
+        (backend, "params", path),
+        (backend, "physical-device-path", path),
+        (backend, "mode", "w"),
+        (frontend, "backend", backend),
+        (frontend, "backend-id", "5"),
+        (record, "backend", backend),
+        (record, "params", path),
+        (record, "mode", "w"),
+    ] {
+        host.store().write(&format!("{directory}/{node}"), value).unwrap();
+    }
+    let _qemu = host.launch(1).unwrap();
+    assert_eq!(host.svirtctl(&["relabel", "1"]).status.code(), Some(0));
+    assert_eq!((level(&label(&own)), label(&remote)), (format!("s0:{}", host.key(1).unwrap()), UNUSED.into()));
+}
+
+#[test]
 fn a_domain_destroyed_in_the_middle_leaves_nothing() {
     for hang_up in [false, true] {
         let host = Host::new();
