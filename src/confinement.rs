@@ -191,8 +191,7 @@ impl Confinement {
             return Ok(());
         }
         if !self.registry.own(identity, from, own)? {
-            let owner = self.registry.owner(identity)?;
-            let journal = owner.and_then(|name| self.registry.read(name).transpose()).transpose()?.unwrap_or_default();
+            let journal = self.registry.owning(identity)?.unwrap_or_default();
             let holder = journal.holders.last().map_or_else(|| "another launch".into(), ToString::to_string);
             bail!(Refused::InUse(object.path().into(), holder));
         }
@@ -204,8 +203,7 @@ impl Confinement {
     /// one each, by the index and by their claims, one at least looks after the other is in both.
     fn check_overlaps(&self, object: &Object, loops: &Loops) -> Result<()> {
         for (other, node) in object.overlapping(loops)? {
-            if let Some(name) = self.registry.owner(other)?
-                && let Some(journal) = self.registry.read(name)?
+            if let Some(journal) = self.registry.owning(other)?
                 && let Some(live) = journal.live(|live| live.vm != self.holder.vm)?
             {
                 bail!(Refused::Overlaps(object.path().into(), node, live.to_string()));

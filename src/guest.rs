@@ -9,6 +9,7 @@ use crate::argv::Domid;
 use crate::claim::Holder;
 use crate::log;
 use crate::mcs::{Pair, Set};
+use crate::optional;
 use crate::vbd::{self, Backend, Nodes, Vbd};
 use crate::xenstore::{Connection, Look, Permissions};
 
@@ -338,12 +339,4 @@ pub fn vm(store: &Connection, domid: Domid) -> Result<Option<String>> {
 /// What `/vm/<uuid>` names.
 fn uuid(vm: &str) -> &str {
     vm.rsplit('/').next().unwrap_or_default()
-}
-
-/// `None` for a node that does not exist, and only for that.
-fn optional<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
-    match answer {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        answer => answer.map(Some),
-    }
 }

@@ -34,3 +34,13 @@ pub mod signals;
 pub mod trail;
 pub mod vbd;
 pub mod xenstore;
+
+use std::io;
+
+/// `None` for what does not exist, and only for that.
+fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}

@@ -2,7 +2,6 @@
 //! before it shows a disk there (`device_disk_add` in `libxl_disk.c`), and leaves in it what is detached later.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::slice;
 
@@ -11,6 +10,7 @@ use serde::Deserialize;
 
 use crate::argv::Domid;
 use crate::object::{self, Identity, Object};
+use crate::optional;
 
 /// `XEN_LIB_DIR`.
 const DIRECTORY: &str = "/var/lib/xen";
@@ -41,10 +41,8 @@ impl Record {
     /// When it cannot be read or makes no sense.
     pub fn of(domid: Domid, vm: &str) -> Result<Option<Self>> {
         let path = format!("{DIRECTORY}/userdata-d.{domid}.{vm}.libxl-json");
-        let text = match fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            result => result.with_context(|| format!("cannot read {path}"))?,
-        };
+        let text = optional(fs::read(&path)).with_context(|| format!("cannot read {path}"))?;
+        let Some(text) = text else { return Ok(None) };
         let disks = parse(&text).with_context(|| format!("cannot make sense of {path}"))?;
         let mut known = Vec::new();
         for Disk { pdev_path, readwrite } in &disks {

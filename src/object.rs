@@ -18,6 +18,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{sync, syncfs};
 
 use crate::context::Context;
+use crate::optional;
 use crate::selinux;
 pub use recorded::Recorded;
 pub use stack::Loops;
@@ -200,10 +201,8 @@ pub fn open_in(pid: u32) -> Result<Vec<Identity>> {
         }
         Ok(open)
     };
-    match open() {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        result => result.with_context(|| format!("cannot tell what process {pid} has open")),
-    }
+    let open = optional(open()).with_context(|| format!("cannot tell what process {pid} has open"))?;
+    Ok(open.unwrap_or_default())
 }
 
 impl AsFd for Object {

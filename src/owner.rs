@@ -49,8 +49,7 @@ impl<'a> Owners<'a> {
     /// When that cannot be told, or is [`Outdated`].
     pub fn of(&self, object: &Object, label: &Context, access: Access) -> Result<(Owner, Option<Context>)> {
         for (other, node) in object.overlapping(self.loops)? {
-            if let Some(name) = self.registry.owner(other)?
-                && let Some(journal) = self.registry.read(name)?
+            if let Some(journal) = self.registry.owning(other)?
                 && let Some(holder) = self.another(&journal)?
             {
                 return Ok((Owner::Overlapping(node, holder), None));

@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use super::{Claim, Draft, Journal, Name};
 use crate::boot;
 use crate::object::Identity;
+use crate::optional;
 use crate::xenstore;
 
 /// How long a claim that somebody else has locked is waited for. A launch holds its own, and those that it takes disks
@@ -87,14 +88,20 @@ impl Registry {
     /// When the symlink cannot be read or names no claim.
     pub fn owner(&self, identity: Identity) -> Result<Option<Name>> {
         let path = self.object(identity);
-        let target = match fs::read_link(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            result => result.with_context(|| format!("cannot read {}", path.display()))?,
-        };
+        let target = optional(fs::read_link(&path)).with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(target) = target else { return Ok(None) };
         let name = target.strip_prefix("../claims").ok().and_then(Path::to_str).and_then(|name| name.parse().ok());
         name.map(Some).with_context(|| {
             format!("cannot use {}: it leads to {}, which is no claim", path.display(), target.display())
         })
+    }
+
+    /// Reads the claim that owns an object; `None` also when it was freed meanwhile.
+    ///
+    /// # Errors
+    /// As [`owner`](Self::owner) and [`read`](Self::read).
+    pub fn owning(&self, identity: Identity) -> Result<Option<Journal>> {
+        self.owner(identity)?.map_or(Ok(None), |name| self.read(name))
     }
 
     /// Reads a claim; `None` when there is none of that name.
@@ -103,13 +110,9 @@ impl Registry {
     /// When it cannot be read, or is corrupt.
     pub fn read(&self, name: Name) -> Result<Option<Journal>> {
         let path = self.claim(name);
-        match fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            result => {
-                let text = result.with_context(|| format!("cannot read {}", path.display()))?;
-                Journal::parse(&text).map(Some).with_context(|| format!("cannot use {}", path.display()))
-            }
-        }
+        let text = optional(fs::read(&path)).with_context(|| format!("cannot read {}", path.display()))?;
+        let journal = text.map(|text| Journal::parse(&text)).transpose();
+        journal.with_context(|| format!("cannot use {}", path.display()))
     }
 
     /// Locks a claim to change it; `None` when there is none of that name. Waits for whoever has it locked.
@@ -220,10 +223,7 @@ impl Registry {
             let path = entry.path();
             let is_of_this_boot = entry.file_name().to_string_lossy().trim_start_matches('.').starts_with(self.boot);
             if !is_of_this_boot || path.is_symlink() && !path.exists() {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() == ErrorKind::NotFound => {} // its launch was quicker
-                    result => result.with_context(what)?,
-                }
+                optional(fs::remove_file(&path)).with_context(what)?; // its launch may be quicker
             }
         }
         Ok(())
@@ -261,11 +261,7 @@ fn check(dir: &Path, status: &Metadata) -> Result<()> {
 
 /// Those of a directory, which need not be there.
 fn entries(dir: &Path) -> io::Result<impl Iterator<Item = io::Result<DirEntry>>> {
-    match fs::read_dir(dir) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        entries => entries.map(Some),
-    }
-    .map(|entries| entries.into_iter().flatten())
+    Ok(optional(fs::read_dir(dir))?.into_iter().flatten())
 }
 
 fn is_same(file: &File, path: &Path) -> bool {

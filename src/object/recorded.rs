@@ -1,7 +1,6 @@
 //! Objects as they were recorded, to be known and found again: by another name, or after a reboot of the host.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use nix::sys::stat::{major, minor};
 
 use super::{Identity, Object};
 use crate::boot;
+use crate::optional;
 
 /// What an object was when it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,10 +130,8 @@ fn same_inode(one: Identity, other: Identity) -> bool {
 /// The kernel's own node of a block device, by sysfs.
 fn node(major: u64, minor: u64) -> Result<Option<PathBuf>> {
     let attribute = format!("/sys/dev/block/{major}:{minor}/uevent");
-    let text = match fs::read_to_string(&attribute) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        result => result.with_context(|| format!("cannot read {attribute}"))?,
-    };
+    let text = optional(fs::read_to_string(&attribute)).with_context(|| format!("cannot read {attribute}"))?;
+    let text = text.unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     Ok(name.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()))
 }

@@ -4,13 +4,14 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use super::Identity;
+use crate::optional;
 
 /// Where sysfs has loop devices, among others.
 const VIRTUAL: &str = "/sys/devices/virtual/block";
@@ -150,14 +151,6 @@ fn identity(device: &Path) -> io::Result<Identity> {
 fn node(device: &Path) -> PathBuf {
     let name = device.file_name().unwrap_or_default().to_string_lossy();
     Path::new("/dev").join(name.replace('!', "/"))
-}
-
-/// `None` for what is not there, or is gone by now.
-fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        result => result.map(Some),
-    }
 }
 
 #[cfg(test)]

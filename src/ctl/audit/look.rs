@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -15,6 +15,7 @@ use crate::guest::{self, Domains, Guest};
 use crate::kind::Kind;
 use crate::mcs::{CATEGORIES, Category, Pair, Set};
 use crate::object::{self, Object};
+use crate::optional;
 use crate::policy::{self, Policy};
 use crate::selinux::{self, Mode};
 use crate::vbd::Vbd;
@@ -226,14 +227,9 @@ fn domains(registry: &Registry, claims: &[Claim]) -> Result<Vec<Domain>> {
 }
 
 fn key(value: io::Result<Vec<u8>>) -> io::Result<Key> {
-    match value {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Key::None),
-        value => {
-            let value = value?;
-            let text = String::from_utf8_lossy(&value);
-            Ok(text.parse().map_or_else(|_| Key::Malformed(text.clone().into_owned()), Key::Set))
-        }
-    }
+    let Some(value) = optional(value)? else { return Ok(Key::None) };
+    let text = String::from_utf8_lossy(&value);
+    Ok(text.parse().map_or_else(|_| Key::Malformed(text.clone().into_owned()), Key::Set))
 }
 
 impl Domain {
