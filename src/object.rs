@@ -252,6 +252,8 @@ pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Object>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -260,6 +262,26 @@ mod tests {
         for path in ["/", "/dev/null", "/proc/self/fd", "/nonexistent/disk"] {
             assert!(Object::open(Path::new(path)).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn what_was_opened_is_labelled_wherever_its_path_leads_by_then() {
+        let directory = std::env::temp_dir().join(format!("svirt-swapped.{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let [disk, other, link] = ["disk", "other", "link"].map(|name| directory.join(name));
+        let label = |path: &Path| Object::open(path).unwrap().label().unwrap();
+        let [before, after] = ["u:object_r:xen_image_t:s0", "u:object_r:svirt_xen_image_t:s0:c1,c2"];
+        for path in [&disk, &other] {
+            fs::write(path, "").unwrap();
+            Object::open(path).unwrap().set_label(&before.parse().unwrap()).unwrap();
+        }
+        symlink(&disk, &link).unwrap();
+        let object = Object::open(&link).unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink(&other, &link).unwrap();
+        object.set_label(&after.parse().unwrap()).unwrap();
+        assert_eq!([label(&disk), label(&other)], [after, before].map(|label| label.parse().unwrap()));
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -196,6 +196,22 @@ fn refuses_when_no_pair_is_left() {
 }
 
 #[test]
+fn a_pair_is_not_free_while_the_device_model_of_a_destroyed_domain_runs() {
+    let host = Host::new();
+    host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c7.c8");
+    for domid in [1, 2] {
+        host.domain(domid, &format!("vm{domid}"), &[qdisk(768, &host.image(&format!("{domid}.raw")))]);
+    }
+    let old = host.launch(1).unwrap();
+    host.destroy(1);
+    assert!(host.svirtctl(&["reconcile"]).status.success());
+    assert!(host.refuse(&["-xen-domid", "2"]).said.contains("cannot find a free pair of categories"));
+    drop(old);
+    assert!(host.svirtctl(&["reconcile"]).status.success());
+    let _new = host.launch(2).unwrap();
+}
+
+#[test]
 fn works_among_two_thousand_domains() {
     for daemon in [Daemon::C, Daemon::OCaml] {
         let host = Host::with(daemon);
@@ -431,6 +447,23 @@ fn nothing_a_guest_writes_steers_what_is_labelled() {
         assert_eq!(label(&others), UNUSED, "{backend:?}");
         host.destroy(domid);
         drop(qemu);
+    }
+}
+
+#[test]
+fn a_disk_may_be_on_any_kind_of_backend() {
+    let host = Host::new();
+    let images = ["a.raw", "b.raw", "c.raw", "d.raw", "e.raw"].map(|name| host.image(name));
+    let disks: Vec<Disk> = ["vbd", "vbd3", "qdisk", "tap", "virtio_disk"]
+        .into_iter()
+        .zip(768..)
+        .zip(&images)
+        .map(|((kind, devid), image)| Disk(kind, devid, image.display().to_string(), "w", vec![]))
+        .collect();
+    host.domain(1, "vm1", &disks);
+    let _qemu = host.launch(1).unwrap();
+    for image in &images {
+        assert_eq!(level(&label(image)), format!("s0:{}", host.key(1).unwrap()), "{}", image.display());
     }
 }
 
@@ -714,6 +747,23 @@ fn a_rebooted_guest_keeps_its_pair() {
     host.domain(3, "vm", &[qdisk(768, &disk), qdisk(832, Path::new("/nonexistent"))]);
     assert_eq!(host.refuse(&["-xen-domid", "3"]).status, 125);
     assert_eq!(level(&label(&disk)), format!("s0:{pair}"));
+}
+
+#[test]
+fn a_guest_that_was_soft_reset_keeps_its_pair() {
+    let host = Host::new();
+    let disk = host.image("a.raw");
+    host.domain(1, "vm", &[qdisk(768, &disk)]);
+    let old = host.launch(1).unwrap();
+    let pair = host.key(1).unwrap();
+    // libxl makes what XenStore has of the domain anew, and waits for no device model
+    host.destroy(1);
+    host.domain(1, "vm", &[qdisk(768, &disk)]);
+    let _new = host.launch(1).unwrap();
+    assert_eq!((host.key(1).unwrap(), level(&label(&disk))), (pair.clone(), format!("s0:{pair}")));
+    drop(old);
+    assert!(host.svirtctl(&["reconcile"]).status.success());
+    assert_eq!((host.claims(), level(&label(&disk))), (vec![pair.clone()], format!("s0:{pair}")));
 }
 
 #[test]
