@@ -220,6 +220,7 @@ fn tells_of_the_configurations() {
     let (status, text) = ready.doctor();
     assert_eq!(status, 1);
     assert!(text.starts_with("WRONG  /etc/svirt-interpose.conf:1: unknown field `qemuu`"), "{text}");
+    assert_eq!(text.matches("WRONG").count(), 1, "nothing is told of what it would have named: {text}");
     ready.configure("");
     for (name, shown) in [("etc/xen/b.cfg", "/etc/xen/b.cfg"), ("etc/xen/auto/c", "/etc/xen/auto/c")] {
         let path = ready.file(name, "name = 'b'\n");

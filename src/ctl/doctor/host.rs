@@ -22,8 +22,9 @@ const RULES: &[&str] = &["/etc/udev/rules.d", "/run/udev/rules.d", "/usr/lib/ude
 /// Where units are installed, and where they are enabled.
 const UNITS: &[&str] = &["/etc/systemd/system", "/usr/lib/systemd/system"];
 
-pub(super) fn checks(config: &Config) -> Vec<Check> {
-    let mut checks = vec![state(&config.state_dir), xenstore(), syslog(), udev()];
+pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
+    let mut checks: Vec<Check> = config.iter().map(|config| state(&config.state_dir)).collect();
+    checks.extend([xenstore(), syslog(), udev()]);
     if Path::new("/run/systemd/system").is_dir() {
         checks.extend(units());
     }

@@ -14,7 +14,7 @@ use crate::selinux::{self, Mode};
 
 const CONFIG: &str = "/etc/selinux/config";
 
-pub(super) fn checks(config: &Config) -> Vec<Check> {
+pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     match selinux::mode() {
         Ok(Mode::Disabled) => {
             vec![Check::wrong("SELinux is disabled", "boot with security=selinux selinux=1")]
@@ -25,9 +25,10 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
                 _ => Check::wrong("SELinux is permissive", "setenforce 1"),
             };
             let mut checks = vec![now, Check::of(at_boot()), Check::of(module())];
-            match config.named_contexts() {
-                Ok(contexts) => checks.extend(of_contexts(&contexts)),
-                Err(error) => checks.push(Check::Wrong(format!("{error:#}"), None)),
+            match config.map(Config::named_contexts) {
+                Some(Ok(contexts)) => checks.extend(of_contexts(&contexts)),
+                Some(Err(error)) => checks.push(Check::Wrong(format!("{error:#}"), None)),
+                None => {}
             }
             checks
         }

@@ -17,15 +17,15 @@ const INTERPOSE: &str = "/usr/libexec/svirt-interpose";
 /// Where guests' configurations are.
 const GUESTS: &str = "/etc/xen";
 
-pub(super) fn checks(config: &Config) -> Vec<Check> {
+pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
     let interpose = Path::new(INTERPOSE);
-    let mut checks = vec![
-        Check::of(program(interpose, "svirt_interpose_exec_t", "install svirt-interpose")),
-        Check::of(program(&config.qemu, "svirt_xen_exec_t", &format!("name QEMU as qemu in {}", crate::config::PATH))),
-    ];
-    if is_same(&config.qemu, interpose) {
-        let text = format!("{} is svirt-interpose itself", config.qemu.display());
-        checks.push(Check::wrong(text, format!("name QEMU as qemu in {}", crate::config::PATH)));
+    let mut checks = vec![Check::of(program(interpose, "svirt_interpose_exec_t", "install svirt-interpose"))];
+    if let Some(Config { qemu, .. }) = config {
+        let named = format!("name QEMU as qemu in {}", crate::config::PATH);
+        checks.push(Check::of(program(qemu, "svirt_xen_exec_t", &named)));
+        if is_same(qemu, interpose) {
+            checks.push(Check::wrong(format!("{} is svirt-interpose itself", qemu.display()), named));
+        }
     }
     checks.extend(guests());
     checks
