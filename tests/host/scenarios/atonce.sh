@@ -86,6 +86,15 @@ for rival in third fourth; do
     check "and told by whom" said "${rival%,*}" "cannot label $images/one.raw: it is in use by domain $(domid "$winner") "
 done
 check "svirtctl reconcile changes nothing" test -z "$(svirtctl reconcile)"
+loop=$(losetup --find --partscan --show $images/one.raw)
+addpart "$loop" 1 2048 1024
+chcon -t fixed_disk_device_t "${loop}p1"
+rival=fifth
+start "$rival" "${loop}p1"
+wait "$!" && rival="$rival, not refused"
+check "which has but a partition of a loop device over it: is refused, too" test "$rival" = fifth
+check "and told why" said fifth "cannot label ${loop}p1: it shares sectors with $images/one.raw, which is in use by domain "
+losetup --detach "$loop"
 touch /run/over
 wait "$watching"
 check "$winner wrote all the while: $(went_on)" went_on
