@@ -1,5 +1,5 @@
-# The boot sector of an HVM guest: writes a copy of itself to the second sector of every BIOS disk, then idles; or reboots,
-# as often as a byte of it says.
+# The boot sector of an HVM guest: writes a copy of itself to the second sector of every BIOS disk; reboots, as often as a
+# byte of it says; then answers in the other case what it hears on its serial port, until its power button is pressed.
 # What arrives on a disk is therefore the boot sector of the guest that wrote it, name and all.
         .code16
         .text
@@ -31,7 +31,25 @@ disk:   push    %dx
         mov     $0xfe, %al              # the keyboard controller's reset line
         out     %al, $0x64
 idle:   sti                             # halted with interrupts off, Xen takes it for a shutdown
-        hlt
+        hlt                             # until the timer ticks
+        mov     $0xb000, %dx            # ACPI: PM1a status
+        in      %dx, %ax
+        test    $0x01, %ah              # the power button
+        jnz     off
+        mov     $0x3fd, %dx             # COM1: line status
+        in      %dx, %al
+        test    $0x01, %al              # a character has come
+        jz      idle
+        mov     $0x3f8, %dx
+        in      %dx, %al
+        test    $0x40, %al              # a letter
+        jz      say
+        xor     $0x20, %al
+say:    out     %al, %dx
+        jmp     idle
+off:    mov     $0xb004, %dx            # PM1a control
+        mov     $0x2000, %ax            # sleep, in state S5
+        out     %ax, %dx
         jmp     idle
         .set    reboots, 0x17f          # written by `reboots`
         .org    0x180                   # the guest's name, up to 64 bytes: written by `disk`
