@@ -1065,16 +1065,13 @@ fn the_last_of_those_who_fail_puts_the_label_back() {
         host.domain(domid, &format!("vm{domid}"), &[cdrom(5632, &shared), cdrom(5696, own)]);
     }
     let before = host.everything();
-    let reads = |count| {
-        let claim = || fs::read_to_string(host.path("state/claims/content-1")).unwrap_or_default();
-        within(Duration::from_secs(30), || (claim().matches("holder ").count() == count).then_some(()));
-    };
     // each is held up after it has joined those who read the first file
     host.set("pause", &format!("{} {}", one.display(), other.display()));
     let first = host.start(&["-xen-domid", "1"]);
-    reads(1);
+    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
     let second = host.start(&["-xen-domid", "2"]);
-    reads(2);
+    let claim = || fs::read_to_string(host.path("state/claims/content-1")).unwrap_or_default();
+    within(Duration::from_secs(30), || (claim().matches("holder ").count() == 2).then_some(()));
     host.set("denied", one.to_str().unwrap());
     host.set("pause", other.to_str().unwrap());
     assert!(first.outcome().err().unwrap().said.contains("Permission denied"));
