@@ -68,12 +68,13 @@ impl std::error::Error for Error {
     }
 }
 
-/// An executable that is there and is not this program.
+/// A program that is there and is not this one.
 #[derive(Debug)]
 pub struct Qemu<'a>(&'a Path);
 
 impl<'a> Qemu<'a> {
-    /// Looks at the executable, so that what can be refused is refused before anything is done.
+    /// Looks at the executable, so that what can be refused is refused before anything is done. Whether this very process
+    /// may execute it is [another question](Self::check).
     ///
     /// # Errors
     /// [`Error`], each of its kinds.
@@ -87,8 +88,18 @@ impl<'a> Qemu<'a> {
         if !file.is_file() {
             return Err(cannot(io::Error::new(ErrorKind::PermissionDenied, "not a regular file")));
         }
-        access(path, AccessFlags::X_OK).map_err(|errno| cannot(errno.into()))?;
+        if file.mode() & 0o111 == 0 {
+            return Err(cannot(Errno::EACCES.into()));
+        }
         Ok(Self(path))
+    }
+
+    /// That this process may execute it: the policy lets svirt-interpose alone.
+    ///
+    /// # Errors
+    /// [`Error::Cannot`].
+    pub fn check(&self) -> Result<(), Error> {
+        access(self.0, AccessFlags::X_OK).map_err(|errno| Error::of(self.0, errno.into()))
     }
 
     /// Where it is.

@@ -59,6 +59,7 @@ pub fn launch(args: &[OsString]) -> Result<Infallible, Failure> {
 fn start(args: &[OsString], trail: &mut Trail) -> Result<Infallible, Failure> {
     let config = Config::load()?;
     let (qemu, guest) = target(&config, args, trail)?;
+    qemu.check()?;
     let Some((domid, mode)) = guest else { return Ok(qemu.exec(args)?) };
     if mode == Mode::Disabled {
         trail.unconfined(domid, "SELinux is disabled");
