@@ -42,8 +42,8 @@ check "auvirt shows the guest" shows '^two'
 check "auvirt shows its disk" shows "disk +$images/a.raw|res.*two.*$images/a.raw" --all-events
 check "auvirt counts them" auvirt --file $log --summary
 cp $log "$RESULTS/" 2>/dev/null
-auvirt --file $log --all-events >"$RESULTS/auvirt" 2>&1
-ausearch -if $log -m VIRT_MACHINE_ID -i >"$RESULTS/ausearch" 2>&1
+auvirt --all-events --file $log >"$RESULTS/auvirt" 2>&1
+ausearch -m VIRT_MACHINE_ID -i --input-logs >"$RESULTS/ausearch" 2>&1
 
 echo "the end"
 destroy two
