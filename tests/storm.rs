@@ -1,7 +1,8 @@
 //! A host in a storm: guests start, fail, reboot and are killed at once while reconcile runs, also killed, and somebody
 //! looks on who is another process and knows nothing of the code.
 //!
-//! `STORM_GUESTS` toolstacks, 24 unless set, start a guest each at any time, for `STORM_SECONDS`, 5 unless set.
+//! `STORM_GUESTS` toolstacks, 24 unless set, start a guest each at the same moment, and then others at any time, for
+//! `STORM_SECONDS`, 5 unless set.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -12,7 +13,7 @@ mod common {
 }
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::panic::{self, AssertUnwindSafe};
@@ -26,12 +27,16 @@ use common::host::{Disk, Host, Started, UNUSED, cdrom, label, qdisk};
 use common::observer::{Config, Observer};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng};
 use svirt_interpose::xenstore::Connection;
 
 /// How many VMs each toolstack has: it may start one again before it has ended.
 const VMS: u16 = 2;
+
+const WRAPPER: &str = env!("CARGO_BIN_EXE_svirt-interpose");
 
 /// How often something happened, and how often at once.
 #[derive(Default)]
@@ -63,6 +68,9 @@ struct Storm {
     /// Disks that several VMs want, to write or to read.
     wanted: Vec<PathBuf>,
     next: AtomicU16,
+    /// How many first launches are at the gate, and whether it is open.
+    waiting: AtomicU16,
+    is_open: AtomicBool,
     over: AtomicBool,
     launches: Count,
     guests: Count,
@@ -76,6 +84,7 @@ impl Storm {
         let host = Host::new();
         host.set("current", "system_u:system_r:svirt_interpose_t:s0-s0:c0.c39");
         fs::create_dir(host.path("domains")).unwrap();
+        mkfifo(&host.path("gate"), Mode::S_IRWXU).unwrap();
         let wanted = (0..=toolstacks / 4).map(|number| host.image(&format!("wanted-{number}"))).collect();
         let (launches, guests, killed, late, reconciles) = <_>::default();
         Self {
@@ -83,6 +92,8 @@ impl Storm {
             toolstacks,
             wanted,
             next: 1.into(),
+            waiting: 0.into(),
+            is_open: false.into(),
             over: false.into(),
             launches,
             guests,
@@ -97,6 +108,7 @@ impl Storm {
         let mut random = StdRng::seed_from_u64(number.into());
         let own: Vec<_> = (0..VMS).map(|vm| self.host.image(&format!("{number}-{vm}.raw"))).collect();
         let mut running: Vec<(u16, Started)> = Vec::new();
+        let mut is_first = true;
         while !self.over.load(Relaxed) {
             let vm = random.random_range(0..VMS);
             let mut config = Config {
@@ -111,7 +123,8 @@ impl Storm {
                     _ => {}
                 }
             }
-            running.extend(self.guest(&config, &mut random));
+            running.extend(self.guest(&config, is_first, &mut random));
+            is_first = false;
             self.stay(Duration::from_millis(random.random_range(0..40 * u64::from(self.toolstacks))));
             while running.len() > 1 || !running.is_empty() && random.random_range(0..4) == 0 {
                 let (domid, qemu) = running.swap_remove(random.random_range(0..running.len()));
@@ -131,8 +144,35 @@ impl Storm {
         }
     }
 
+    /// Lets the first launches of all toolstacks go at once. Closed with what this returns.
+    fn open_the_gate(&self) -> File {
+        while self.waiting.load(Relaxed) < self.toolstacks && !self.over.load(Relaxed) {
+            sleep(Duration::from_millis(20));
+        }
+        // to read, too: does not wait for those who read
+        let gate = File::options().read(true).write(true).open(self.host.path("gate")).unwrap();
+        self.is_open.store(true, Relaxed);
+        gate
+    }
+
+    /// A launch; a first one waits at the gate, a process already, until it is opened.
+    fn launch(&self, domid: u16, is_first: bool) -> Started {
+        let mut command = self.host.command(if is_first { "/bin/sh" } else { WRAPPER });
+        if is_first {
+            command.args(["-c", ": <\"$0\" && exec \"$@\""]).arg(self.host.path("gate")).arg(WRAPPER);
+        }
+        command.args(["-xen-domid", &domid.to_string()]);
+        let launch = self.host.run(command);
+        self.launches.begin();
+        self.waiting.fetch_add(is_first.into(), Relaxed);
+        while !self.is_open.load(Relaxed) {
+            sleep(Duration::from_millis(20));
+        }
+        launch
+    }
+
     /// One guest from its domain's birth to its running device model, if it gets that far.
-    fn guest(&self, config: &Config, random: &mut StdRng) -> Option<(u16, Started)> {
+    fn guest(&self, config: &Config, is_first: bool, random: &mut StdRng) -> Option<(u16, Started)> {
         let domid = self.next.fetch_add(1, Relaxed);
         let disks: Vec<Disk> = (768..)
             .zip(&config.writes)
@@ -141,9 +181,10 @@ impl Storm {
             .collect();
         config.save(&self.host.path(""), domid);
         self.host.domain(domid, &config.vm, &disks);
-        self.launches.begin();
-        let launch = self.host.start(&["-xen-domid", &domid.to_string()]);
-        let moment = Duration::from_millis(random.random_range(0..60));
+        let launch = self.launch(domid, is_first);
+        // some when they have begun already
+        let slowness = if is_first { self.toolstacks.into() } else { 1 };
+        let moment = Duration::from_millis(random.random_range(0..60 * slowness));
         let expected: &[&str] = match random.random_range(0..12) {
             0 | 1 => {
                 sleep(moment);
@@ -245,7 +286,6 @@ fn guests_are_kept_apart_in_a_storm() {
     let number = |name, default| env::var(name).map_or(default, |text| text.parse::<u16>().unwrap());
     let (seconds, guests) = (number("STORM_SECONDS", 5), number("STORM_GUESTS", 24));
     let storm = Storm::new(guests);
-    let start = Instant::now();
     // whoever fails ends the storm for all
     let run = |part: &dyn Fn()| {
         let result = panic::catch_unwind(AssertUnwindSafe(part));
@@ -259,6 +299,8 @@ fn guests_are_kept_apart_in_a_storm() {
         }
         scope.spawn(|| run(&|| storm.reconciler()));
         scope.spawn(|| run(&|| storm.observed()));
+        let _gate = storm.open_the_gate();
+        let start = Instant::now();
         while start.elapsed() < Duration::from_secs(seconds.into()) && !storm.over.load(Relaxed) {
             sleep(Duration::from_millis(20));
         }
