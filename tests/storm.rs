@@ -68,8 +68,7 @@ struct Storm {
     /// Disks that several VMs want, to write or to read.
     wanted: Vec<PathBuf>,
     next: AtomicU16,
-    /// How many first launches are at the gate, and whether it is open.
-    waiting: AtomicU16,
+    /// Whether first launches are let through the gate; all launches are first ones until then.
     is_open: AtomicBool,
     over: AtomicBool,
     launches: Count,
@@ -92,7 +91,6 @@ impl Storm {
             toolstacks,
             wanted,
             next: 1.into(),
-            waiting: 0.into(),
             is_open: false.into(),
             over: false.into(),
             launches,
@@ -108,7 +106,6 @@ impl Storm {
         let mut random = StdRng::seed_from_u64(number.into());
         let own: Vec<_> = (0..VMS).map(|vm| self.host.image(&format!("{number}-{vm}.raw"))).collect();
         let mut running: Vec<(u16, Started)> = Vec::new();
-        let mut is_first = true;
         while !self.over.load(Relaxed) {
             let vm = random.random_range(0..VMS);
             let mut config = Config {
@@ -123,8 +120,7 @@ impl Storm {
                     _ => {}
                 }
             }
-            running.extend(self.guest(&config, is_first, &mut random));
-            is_first = false;
+            running.extend(self.guest(&config, &mut random));
             self.stay(Duration::from_millis(random.random_range(0..40 * u64::from(self.toolstacks))));
             while running.len() > 1 || !running.is_empty() && random.random_range(0..4) == 0 {
                 let (domid, qemu) = running.swap_remove(random.random_range(0..running.len()));
@@ -146,7 +142,7 @@ impl Storm {
 
     /// Lets the first launches of all toolstacks go at once. Closed with what this returns.
     fn open_the_gate(&self) -> File {
-        while self.waiting.load(Relaxed) < self.toolstacks && !self.over.load(Relaxed) {
+        while self.launches.now.load(Relaxed) < self.toolstacks.into() && !self.over.load(Relaxed) {
             sleep(Duration::from_millis(20));
         }
         // to read, too: does not wait for those who read
@@ -164,7 +160,6 @@ impl Storm {
         command.args(["-xen-domid", &domid.to_string()]);
         let launch = self.host.run(command);
         self.launches.begin();
-        self.waiting.fetch_add(is_first.into(), Relaxed);
         while !self.is_open.load(Relaxed) {
             sleep(Duration::from_millis(20));
         }
@@ -172,7 +167,7 @@ impl Storm {
     }
 
     /// One guest from its domain's birth to its running device model, if it gets that far.
-    fn guest(&self, config: &Config, is_first: bool, random: &mut StdRng) -> Option<(u16, Started)> {
+    fn guest(&self, config: &Config, random: &mut StdRng) -> Option<(u16, Started)> {
         let domid = self.next.fetch_add(1, Relaxed);
         let disks: Vec<Disk> = (768..)
             .zip(&config.writes)
@@ -181,6 +176,7 @@ impl Storm {
             .collect();
         config.save(&self.host.path(""), domid);
         self.host.domain(domid, &config.vm, &disks);
+        let is_first = !self.is_open.load(Relaxed);
         let launch = self.launch(domid, is_first);
         // some when they have begun already
         let slowness = if is_first { self.toolstacks.into() } else { 1 };
