@@ -20,18 +20,13 @@ only_too_early() {
     denials=$(avcs | grep -Ev "\{ (open|write|read write) \} .*comm=\"xen-qemu-system\" name=\"$1\" .*:svirt_xen_t:.*:xen_image_t:")
     [ -z "$denials" ] || { echo "$denials"; return 1; }
 }
-# As init does. It may write to a pipe, but to no file.
-as_service() { exec runcon system_u:system_r:initrc_t:s0 /bin/sh -c 'exec "$@"' - "$@"; }
 # As systemd does what one of our units says: its command, with its capabilities and no others.
 as_unit() {
     local unit=packaging/systemd/$1 command capabilities
     read -ra command < <(sed -n 's/^ExecStart=//p' "$unit")
     capabilities=-all$(sed -n 's/^CapabilityBoundingSet=//p' "$unit" | sed -E 's/ ?CAP_/,+/g' | tr '[:upper:]' '[:lower:]')
-    # shellcheck disable=SC2016 # its own arguments
-    as_service /bin/sh -c 'exec setpriv --bounding-set "$@"' - "$capabilities" "${command[@]}"
+    as_service setpriv --bounding-set "$capabilities" "${command[@]}"
 }
-reconcile_as_unit() { (as_unit svirt-interpose-reconcile.service) | cat; return "${PIPESTATUS[0]}"; }
-relabel_as_service() { (as_service svirtctl relabel "$(domid "$1")") | cat; return "${PIPESTATUS[0]}"; }
 relabel() { svirtctl relabel "$(domid "$1")" "${@:2}"; }
 
 declare -A first
@@ -48,7 +43,7 @@ check "an HVM guest" guest hvm disk="$(qdisk hda $images/hvm.raw)" disk="$images
 avcs >/dev/null
 
 echo "svirtctl watch"
-(as_unit svirt-interpose-watch.service) 2>&1 | cat >$said &
+as_unit svirt-interpose-watch.service >$said &
 confined() { [[ $(ps -C svirtctl -o label=) == *:svirt_interpose_t:* ]]; }
 check "runs in the interposer's domain" within 10 confined
 check "a qcow2 file is attached" xl block-attach pv "$(qdisk xvdb $images/a.qcow2 qcow2)"
@@ -92,7 +87,7 @@ check "no denial" only_too_early none
 echo "detached"
 for device in xvdb xvdc; do check "$device" xl block-detach pv $device; done
 check "QEMU closes the file" within 30 fails opened pv $images/a.qcow2
-check "svirtctl relabel, as a service" relabel_as_service pv
+check "svirtctl relabel, as a service" as_service svirtctl relabel "$(domid pv)"
 for path in $images/a.qcow2 $images/b.raw; do check "${path##*/} has its first label" unlabelled "$path"; done
 check "the guest's other disk keeps its own" labelled $images/pv.raw pv
 check "another guest gets one of them" xl block-attach hvm "$(qdisk xvde $images/a.qcow2 qcow2)"
@@ -121,7 +116,7 @@ check "no denial" only_too_early none
 
 echo "the end"
 for name in pv hvm third; do check "destroy $name" destroy $name; done
-check "svirtctl reconcile, as its unit has it" reconcile_as_unit
+check "svirtctl reconcile, as its unit has it" as_unit svirt-interpose-reconcile.service
 for path in "${!first[@]}"; do check "${path##*/} has its first label" unlabelled "$path"; done
 check "no claim is left" test -z "$(find $state -mindepth 2)"
 finish
