@@ -8,6 +8,7 @@
 # Arguments: PLACE:GUEST,… of login, service, s0 and hvm, dom0, pvh, pygrub. All of them take long: without an argument
 # each guest comes once, and none from a login, from where the other scenarios start theirs.
 images=/var/lib/xen/images
+state=/var/lib/svirt-interpose
 saved=/var/lib/xen/save
 
 xl() { timeout 400 xl "$@"; }
@@ -30,21 +31,40 @@ answers() { # GUEST TEXT ANSWER: TEXT again and again, for a guest that boots he
     grep -q "$3" "$log"
 }
 
-save_and_restore() { # GUEST
+labels() { stat -L -c '%n %C' "$@"; }
+have_labels() { # LABELS DISK…
+    [ "$(labels "${@:2}")" = "$1" ] || { labels "${@:2}"; return 1; }
+}
+have_pair() { # GUEST DISK…
+    local disk
+    for disk in "${@:2}"; do
+        [[ $(disk_label "$disk") == *":svirt_xen_image_t:s0:$(key "$1")" ]] || { labels "$disk"; key "$1"; return 1; }
+    done
+}
+put_back() { # LABELS DISK…
+    svirtctl reconcile && have_labels "$@" && [ -z "$(find $state -mindepth 2)" ]
+}
+
+save() { # GUEST
     check "xl save" xl save "$1" "$saved/$1" || return
     check "the guest is gone" is_gone "$1"
+}
+restore() { # GUEST DISK…
     check "xl restore" xl restore "$saved/$1" || return
     rm "$saved/$1"
     check "QEMU is confined" is_confined "$1"
+    check "its disks have its pair" have_pair "$@"
 }
 
-migrate() { # GUEST
+migrate() { # GUEST DISK…
     local was pair
     was=$(domid "$1") pair=$(key "$1")
     check "xl migrate, to this host" xl migrate -s '' "$1" "xl migrate-receive" || return
     check "is another domain" changes "$1" "$was"
     check "with the same pair" test "$(key "$1")" = "$pair"
     check "QEMU is confined" is_confined "$1"
+    check "its disks have its pair" have_pair "$@"
+    check "svirtctl reconcile changes nothing" test -z "$(svirtctl reconcile)"
 }
 
 pause() { # GUEST
@@ -62,14 +82,15 @@ ends() { # GUEST
 }
 
 hvm() {
-    local was
+    local was first disks=("$images"/hvm.{raw,qcow2} "$images"/{one,two}.iso /dev/ram0)
     echo "HVM"
     disk $images/hvm.raw
     disk $images/hvm.qcow2 4M qcow2
     truncate -s 1M $images/one.iso $images/two.iso $images/more.raw
     reboots $images/hvm.raw 1
+    first=$(labels "${disks[@]}")
     check "xl create" guest hvm disk="$images/hvm.raw,raw,hda,rw" disk="$images/hvm.qcow2,qcow2,hdb,rw" \
-        disk="$images/one.iso,raw,hdc,ro,cdrom" 'vif=["type=ioemu,bridge=xenbr0"]' 'boot="c"' \
+        disk="$images/one.iso,raw,hdc,ro,cdrom" disk="/dev/ram0,raw,hdd,rw" 'vif=["type=ioemu,bridge=xenbr0"]' 'boot="c"' \
         vnc=1 'vnclisten="127.0.0.1"' nographic=0 'vga="stdvga"' 'serial="pty"' 'on_reboot="restart"' || return
     was=$(domid hvm)
     check "xl list" lists hvm .
@@ -89,9 +110,12 @@ hvm() {
     # This guest has no PV driver that could let go of it.
     check "xl block-detach --force" xl block-detach --force hvm xvde
     check "no denial" no_avcs
-    save_and_restore hvm
+    save hvm
+    check "svirtctl reconcile, while it is saved: all labels are back, and no claim is left" \
+        within 20 put_back "$first" "${disks[@]}"
+    restore hvm $images/hvm.raw $images/hvm.qcow2 /dev/ram0
     check "it goes on" within 180 answers hvm hello HELLO
-    migrate hvm
+    migrate hvm $images/hvm.raw $images/hvm.qcow2 /dev/ram0
     check "it goes on" within 180 answers hvm hello HELLO
     ends hvm
     check "xl create, again" guest hvm disk="$images/hvm.raw,raw,hda,rw"
@@ -119,7 +143,7 @@ dom0() {
 }
 
 paravirtual() { # KIND FORMAT
-    local kind=$1 format=$2 image=$images/$1.$2 raw was more
+    local kind=$1 format=$2 image=$images/$1.$2 raw was more pair
     echo "$kind"
     raw=$(mktemp)
     if [ "$kind" = pygrub ]; then
@@ -147,10 +171,13 @@ paravirtual() { # KIND FORMAT
         check "writes to it" stamped "${more% *}" "$kind"
         check "xl block-detach" xl block-detach "$kind" "${more#* }"
     done
-    save_and_restore "$kind"
+    pair=$(key "$kind")
+    save "$kind"
+    restore "$kind" "$images/$kind-two.raw"
+    check "with the same pair, before svirtctl reconcile" test "$(key "$kind")" = "$pair"
     check "it goes on" within 180 answers "$kind" hello "$kind heard hello"
     if [ "$kind" = pvh ]; then
-        migrate "$kind"
+        migrate "$kind" "$images/$kind-two.raw"
         check "it goes on" within 180 answers "$kind" hello "$kind heard hello"
     fi
     ends "$kind"
