@@ -192,9 +192,9 @@ fn grouped<Q, T>(groups: &[Vec<Q>], answers: Vec<io::Result<T>>) -> Vec<io::Resu
 /// The categories published for each of these domains. A key that makes no sense is somebody else's fault: it is told
 /// and passed over, as it must not stop every launch on the host.
 ///
-/// One read for each domain, 64 of them in flight. Among launches the claim files decide already, at a cost that does
-/// not grow with the domains; this is for what no claim tells of: a key that something else wrote, and those of guests
-/// that run on after the state directory was lost. An index of the sets in use, in XenStore, would be one look-up
+/// One read for each domain, many of them in flight. Among launches the claim files decide already, at a cost that does not
+/// grow with the domains; this is for what no claim tells of: a key that something else wrote, and those of guests that
+/// run on after the state directory was lost. An index of the sets in use, in XenStore, would be one look-up
 /// (`tests/bench/run claim` has it beside this), and give up just that, as only its own writers are in it; and an entry
 /// would outlive its domain, which takes the key along. Nothing else in XenStore says at once that a key deep below
 /// `/local/domain` was written, but a watch that somebody has to stay for.

@@ -3,6 +3,7 @@
 //! It carries the traits of `xenstore-rs` and adds what a launch cannot do without: transactions, directories of any
 //! size, permissions, reads in batches, and a time limit.
 
+mod parallel;
 mod permissions;
 mod stream;
 mod wire;
@@ -112,8 +113,8 @@ impl Connection {
         self.ask(Operation::Read, path, &[])
     }
 
-    /// Reads many nodes at the price of a few: up to 64 requests are in flight. The answers come in the order of
-    /// `paths`, each with an error of its own.
+    /// Reads many nodes at the price of a few: up to 64 requests are in flight on each of up to eight connections, in a
+    /// transaction on one. The answers come in the order of `paths`, each with an error of its own.
     ///
     /// # Errors
     ///
@@ -138,7 +139,7 @@ impl Connection {
         let mut all = requests(Operation::GetPerms, &permissions)?;
         all.extend(requests(Operation::Directory, &directories)?);
         all.extend(requests(Operation::Read, &values)?);
-        let mut answers = self.exchange(&all)?.into_iter();
+        let mut answers = self.gather(&all)?.into_iter();
         let permissions =
             permissions.iter().zip(answers.by_ref()).map(|(path, answer)| list_of_permissions(path, answer));
         let permissions = permissions.collect();
@@ -196,6 +197,14 @@ impl Connection {
 
     fn exchange(&self, requests: &[Request]) -> io::Result<Vec<Answer>> {
         self.stream.borrow_mut().exchange(self.transaction, requests)
+    }
+
+    /// The same for requests that change nothing: their order is of no matter.
+    fn gather(&self, requests: &[Request]) -> io::Result<Vec<Answer>> {
+        match self.transaction {
+            0 => parallel::exchange(&mut self.stream.borrow_mut(), requests),
+            _ => self.exchange(requests),
+        }
     }
 
     fn names(&self, path: &str, answer: Answer) -> io::Result<Vec<Box<str>>> {

@@ -436,6 +436,39 @@ fn a_torn_batch_names_the_first_request_without_an_answer() {
 }
 
 #[test]
+fn where_one_of_many_connections_is_lost_nothing_is_read() {
+    let (_directory, socket) = listening(|listener| {
+        let (mut first, second) = (listener.accept().unwrap().0, listener.accept().unwrap().0);
+        drop(second);
+        while let Some([kind, id, ..]) = request(&mut first) {
+            reply(&mut first, [kind, id, 0], b"v");
+        }
+    });
+    let store = Connection::connect(&socket, PATIENCE).unwrap();
+    let error = store.read_all((0..100).map(|number| format!("/{number}"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(error.to_string(), "cannot read /50: xenstored closed the connection");
+    assert_eq!(kind(store.read("/")), ErrorKind::NotConnected);
+}
+
+#[test]
+fn many_connections_have_one_limit_of_time() {
+    let (_directory, socket) = listening(|listener| {
+        let clients: Vec<UnixStream> = listener.incoming().map(Result::unwrap).take(8).collect();
+        for mut client in clients {
+            thread::sleep(SHORT / 2);
+            for id in 1..=64 {
+                _ = client.write_all(&framed([READ, id, 0, 1], b"v"));
+            }
+        }
+    });
+    let store = Connection::connect(&socket, SHORT).unwrap();
+    let error = store.read_all((0..512).map(|number| format!("/{number}"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().ends_with("xenstored did not answer within 200ms"), "{error}");
+}
+
+#[test]
 fn a_reply_in_pieces_is_a_reply() {
     let (_directory, socket) = server(|mut client| {
         let [kind, id, ..] = request(&mut client).unwrap();
@@ -603,10 +636,14 @@ fn open_and_tell() {
 
 /// Serves one client on a thread; the socket lives as long as the directory.
 fn server(serve: impl FnOnce(UnixStream) + Send + 'static) -> (Directory, PathBuf) {
+    listening(|listener| serve(listener.accept().unwrap().0))
+}
+
+fn listening(serve: impl FnOnce(UnixListener) + Send + 'static) -> (Directory, PathBuf) {
     let directory = Directory::new();
     let socket = directory.path().join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
-    thread::spawn(move || serve(listener.accept().unwrap().0));
+    thread::spawn(move || serve(listener));
     (directory, socket)
 }
 

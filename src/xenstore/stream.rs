@@ -1,11 +1,13 @@
 //! One file descriptor to xenstored, and the time it may take.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -26,10 +28,12 @@ const DEVICE_WINDOW: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Stream {
+    path: PathBuf,
     file: File,
     window: usize,
     patience: Duration,
-    waited: Duration,
+    /// Of the patience: one account for all that were opened [beside](Self::beside) each other.
+    waited: Rc<Cell<Duration>>,
     next_request: u32,
     next_reply: u32,
     output: Vec<u8>,
@@ -51,15 +55,17 @@ impl Stream {
         } else {
             return Err(io::Error::new(ErrorKind::InvalidInput, "neither a socket nor a character device"));
         };
-        Ok(Self { waited: start.elapsed(), ..Self::new(file, window, patience) })
+        let waited = Rc::new(Cell::new(start.elapsed()));
+        Ok(Self { path: path.into(), waited, ..Self::new(file, window, patience) })
     }
 
     fn new(file: File, window: usize, patience: Duration) -> Self {
         Self {
+            path: PathBuf::new(),
             file,
             window,
             patience,
-            waited: Duration::ZERO,
+            waited: Rc::default(),
             next_request: 1,
             next_reply: 1,
             output: Vec::new(),
@@ -69,35 +75,59 @@ impl Stream {
         }
     }
 
+    /// Another to the same socket, which has what is left of the patience; none to a device.
+    pub(super) fn beside(&self) -> Option<Self> {
+        if self.window == DEVICE_WINDOW {
+            return None;
+        }
+        let other = Self::open(&self.path, self.left()).ok()?;
+        self.waited.set(self.waited.get() + other.waited.get());
+        Some(Self { patience: self.patience, waited: Rc::clone(&self.waited), ..other })
+    }
+
+    /// How many requests it may have in flight.
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Sends the first of these requests, as many as may be in flight. An [`exchange`](Self::exchange) of them is then to
+    /// come next.
+    pub(super) fn begin(&mut self, transaction: u32, requests: &[Request]) -> io::Result<()> {
+        self.encode(transaction, requests.get(..self.window).unwrap_or(requests));
+        self.usable().and_then(|()| self.send()).map_err(|error| self.broke(requests.first(), error))
+    }
+
     pub(super) fn exchange(&mut self, transaction: u32, requests: &[Request]) -> io::Result<Vec<Answer>> {
         let mut answers = Vec::with_capacity(requests.len());
-        self.converse(transaction, requests, &mut answers).map_err(|error| {
-            self.broken = true;
-            match requests.get(answers.len()) {
-                Some(awaited) => awaited.failure(error.kind(), error),
-                None => error,
-            }
-        })?;
+        self.converse(transaction, requests, &mut answers)
+            .map_err(|error| self.broke(requests.get(answers.len()), error))?;
         Ok(answers)
     }
 
-    fn converse(&mut self, transaction: u32, requests: &[Request], answers: &mut Vec<Answer>) -> io::Result<()> {
-        if self.broken {
-            return Err(io::Error::new(ErrorKind::NotConnected, "the connection to xenstored broke earlier"));
+    /// Every later request fails.
+    pub(super) fn give_up(&mut self) {
+        self.broken = true;
+    }
+
+    fn broke(&mut self, awaited: Option<&Request>, error: io::Error) -> io::Error {
+        self.give_up();
+        match awaited {
+            Some(awaited) => awaited.failure(error.kind(), error),
+            None => error,
         }
-        let mut sent = 0;
+    }
+
+    fn converse(&mut self, transaction: u32, requests: &[Request], answers: &mut Vec<Answer>) -> io::Result<()> {
+        self.usable()?;
         while answers.len() < requests.len() {
             let end = requests.len().min(answers.len() + self.window);
-            for request in requests.get(sent..end).unwrap_or_default() {
-                request.encode(self.next_request, transaction, &mut self.output);
-                self.next_request = self.next_request.wrapping_add(1);
-            }
-            sent = end;
+            let sent = answers.len() + self.in_flight();
+            self.encode(transaction, requests.get(sent..end).unwrap_or_default());
             self.send()?;
             self.wait_patiently()?;
             self.receive()?;
             let mut parsed = 0;
-            for awaited in requests.get(answers.len()..sent).unwrap_or_default() {
+            for awaited in requests.get(answers.len()..end).unwrap_or_default() {
                 let rest = self.input.get(parsed..).unwrap_or_default();
                 let Some((answer, length)) = awaited.decode(self.next_reply, transaction, rest)? else { break };
                 parsed += length;
@@ -105,11 +135,29 @@ impl Stream {
                 answers.push(answer);
             }
             self.input.drain(..parsed);
-            if answers.len() == sent && !self.input.is_empty() {
+            if self.in_flight() == 0 && !self.input.is_empty() {
                 return Err(garbled("xenstored sent more than it was asked for"));
             }
         }
         Ok(())
+    }
+
+    fn usable(&self) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::new(ErrorKind::NotConnected, "the connection to xenstored broke earlier"));
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.next_request.wrapping_sub(self.next_reply) as usize
+    }
+
+    fn encode(&mut self, transaction: u32, requests: &[Request]) {
+        for request in requests {
+            request.encode(self.next_request, transaction, &mut self.output);
+            self.next_request = self.next_request.wrapping_add(1);
+        }
     }
 
     /// Sends a request whose reply is one of the [`messages`](Self::message) to come.
@@ -145,11 +193,15 @@ impl Stream {
     }
 
     fn wait_patiently(&mut self) -> io::Result<()> {
-        let left = self.patience.saturating_sub(self.waited);
+        let left = self.left();
         let start = Instant::now();
         let ready = self.wait(PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-        self.waited += start.elapsed();
+        self.waited.set(self.waited.get() + start.elapsed());
         ready
+    }
+
+    fn left(&self) -> Duration {
+        self.patience.saturating_sub(self.waited.get())
     }
 
     fn wait(&self, timeout: PollTimeout) -> io::Result<()> {

@@ -55,6 +55,7 @@ fn populate(host: &Host, domids: impl Iterator<Item = u16>) {
     let store = host.store();
     for domid in domids {
         host.xenstored.add_domain(domid);
+        host.xenstored.guest(domid);
         let key = format!("/local/domain/{domid}/selinux-mcs");
         let set = format!("c{},c{}", domid / 500, 512 + domid % 500);
         store.write_with_permissions(&key, &set, &Permissions::dom0_only()).unwrap();
