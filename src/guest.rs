@@ -1,9 +1,10 @@
 //! What XenStore says of a guest, and the key that says which categories it has.
 
 use std::io::{self, ErrorKind};
+use std::iter;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use xenstore_rs::{Xs, XsTransaction, XsTransactionSpan};
+use xenstore_rs::{Xs as _, XsTransaction as _, XsTransactionSpan as _};
 
 use crate::argv::Domid;
 use crate::claim::Holder;
@@ -11,7 +12,7 @@ use crate::log;
 use crate::mcs::{Pair, Set};
 use crate::optional;
 use crate::vbd::{self, Backend, Nodes, Vbd};
-use crate::xenstore::{Connection, Look, Permissions};
+use crate::xenstore::{Connection, Look, Permissions, Transaction};
 
 /// How often a transaction is tried that somebody else's change undid: a toolstack that builds the domain
 /// at the same time writes below it all along.
@@ -38,11 +39,7 @@ impl Domains {
     /// # Errors
     /// When XenStore does not say.
     pub fn read(store: &Connection) -> Result<Self> {
-        let look = Look { directories: vec!["/local/domain".into()], values: vec!["domid".into()], ..Look::default() };
-        let mut seen = store.look(look)?;
-        let (own, names) = (seen.values.remove(0)?, seen.directories.remove(0)?);
-        let own = str::from_utf8(&own).context("XenStore's domid is no number")?.parse()?;
-        Ok(Self { own, all: names.iter().filter_map(|name| name.parse().ok()).collect() })
+        Ok(First::look(store, &[])?.domains)
     }
 
     /// All but one.
@@ -72,25 +69,33 @@ impl Guest {
     /// # Errors
     /// When the domain does not exist, the guest may write its own node (so that it could forge what is
     /// published there), or its disks cannot be told.
-    pub fn read(store: &Connection, own: Domid, domid: Domid) -> Result<Self> {
-        Self::read_all(store, own, &[domid])?.pop().with_context(|| format!("domain {domid} does not exist"))?
+    pub fn read(store: &Connection, domid: Domid) -> Result<Self> {
+        let first = First::look(store, &[domid])?;
+        let values = store.read_all(first.paths())?;
+        first.guest(values)
     }
 
     /// Reads many guests, all in two exchanges with xenstored.
     ///
     /// # Errors
     /// The outer error is the connection's; each inner one as for [`read`](Self::read).
-    pub fn read_all(store: &Connection, own: Domid, domids: &[Domid]) -> Result<Vec<Result<Self>>> {
-        let parents: Vec<Vec<String>> = domids.iter().map(|domid| parents(own, *domid)).collect();
-        let permissions = domids.iter().copied().map(home).collect();
-        let seen = store.look(Look { permissions, directories: parents.concat(), ..Look::default() })?;
-        let (permissions, children) = (seen.permissions, grouped(&parents, seen.directories));
-        let directories: Vec<_> =
-            parents.iter().zip(children).map(|(parents, names)| Ok(below(parents, names?))).collect();
-        let paths: Vec<Vec<String>> = domids.iter().zip(&directories).map(|(domid, of)| paths(*domid, of)).collect();
-        let values = grouped(&paths, store.read_all(paths.concat())?);
-        let guests = domids.iter().zip(permissions).zip(directories.into_iter().zip(values));
-        Ok(guests.map(|((domid, home), (of, values))| Self::of(own, *domid, home, of, values)).collect())
+    pub fn read_all(store: &Connection, domids: &[Domid]) -> Result<Vec<Result<Self>>> {
+        let first = First::look(store, domids)?;
+        let values = store.read_all(first.paths())?;
+        Ok(first.guests(values))
+    }
+
+    /// Reads a guest and, in the same two exchanges, what is [`published`] for each other domain.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read) and [`published`].
+    pub fn read_beside_others(store: &Connection, domid: Domid) -> Result<(Self, Vec<(Domid, Set)>)> {
+        let first = First::look(store, &[domid])?;
+        let (own, others) = (first.paths(), first.domains.all.iter().copied().filter(|other| *other != domid));
+        let others: Vec<Domid> = others.collect();
+        let mut values = store.read_all(own.iter().cloned().chain(others.iter().map(key)))?;
+        let published = values.split_off(own.len());
+        Ok((first.guest(values)?, sets(&others, published)?))
     }
 
     /// `values` are those of the [paths].
@@ -133,9 +138,58 @@ fn check_home(domid: Domid, permissions: io::Result<Permissions>) -> Result<()> 
     Ok(())
 }
 
-/// Where a domain's disks are: the backends, and libxl's own records of them.
-fn parents(own: Domid, domid: Domid) -> Vec<String> {
-    let backends = vbd::KINDS.iter().map(|kind| format!("/local/domain/{own}/backend/{kind}/{domid}"));
+/// What a first exchange says of domains, and with it which [paths](Self::paths) are to be read in a second.
+struct First {
+    domains: Domains,
+    domids: Vec<Domid>,
+    homes: Vec<io::Result<Permissions>>,
+    /// Those of each domain's disks.
+    directories: Vec<io::Result<Vec<String>>>,
+}
+
+impl First {
+    fn look(store: &Connection, domids: &[Domid]) -> Result<Self> {
+        const OWN: &str = ""; // a path that does not begin with a slash begins at our own domain's node
+        let wanted: Vec<Vec<String>> = domids.iter().map(|domid| parents(OWN, *domid)).collect();
+        let directories = iter::once("/local/domain".to_owned()).chain(wanted.concat()).collect();
+        let permissions = domids.iter().copied().map(home).collect();
+        let seen = store.look(&Look { permissions, directories, values: vec!["domid".into()] })?;
+        let mut directories = seen.directories;
+        let found = grouped(&wanted, directories.split_off(1));
+        let (names, own) = (only(directories)?, only(seen.values)?);
+        let own: Domid = str::from_utf8(&own).context("XenStore's domid is no number")?.parse()?;
+        let home = format!("{}/", home(own));
+        let below = |(domid, names): (&Domid, io::Result<_>)| Ok(below(&parents(&home, *domid), names?));
+        let directories = domids.iter().zip(found).map(below).collect();
+        let all = names.iter().filter_map(|name| name.parse().ok()).collect();
+        Ok(Self { domains: Domains { own, all }, domids: domids.into(), homes: seen.permissions, directories })
+    }
+
+    fn paths(&self) -> Vec<String> {
+        self.grouped_paths().concat()
+    }
+
+    fn grouped_paths(&self) -> Vec<Vec<String>> {
+        self.domids.iter().zip(&self.directories).map(|(domid, of)| paths(*domid, of)).collect()
+    }
+
+    /// The only one.
+    fn guest(self, values: Vec<io::Result<Vec<u8>>>) -> Result<Guest> {
+        self.guests(values).pop().context("XenStore was asked for no domain")?
+    }
+
+    /// `values` are those of the [paths](Self::paths).
+    fn guests(self, values: Vec<io::Result<Vec<u8>>>) -> Vec<Result<Guest>> {
+        let values = grouped(&self.grouped_paths(), values);
+        let guests = self.domids.into_iter().zip(self.homes).zip(self.directories.into_iter().zip(values));
+        let own = self.domains.own;
+        guests.map(|((domid, home), (of, values))| Guest::of(own, domid, home, of, values)).collect()
+    }
+}
+
+/// Where a domain's disks are: the backends, below the node of the domain that has them, and libxl's own records of them.
+fn parents(home: &str, domid: Domid) -> Vec<String> {
+    let backends = vbd::KINDS.iter().map(|kind| format!("{home}backend/{kind}/{domid}"));
     let listed = ["vbd", "virtio_disk"].map(|kind| format!("/libxl/{domid}/device/{kind}"));
     backends.chain(listed).collect()
 }
@@ -202,13 +256,18 @@ fn grouped<Q, T>(groups: &[Vec<Q>], answers: Vec<io::Result<T>>) -> Vec<io::Resu
 /// # Errors
 /// When XenStore cannot be read: only a key that does not exist means none.
 pub fn published(store: &Connection, domids: &[Domid]) -> Result<Vec<(Domid, Set)>> {
-    let what = "cannot read the categories in use from XenStore";
+    sets(domids, store.read_all(domids.iter().map(key))?)
+}
+
+/// `values` are those of the [keys](key) of these domains.
+fn sets(domids: &[Domid], values: Vec<io::Result<Vec<u8>>>) -> Result<Vec<(Domid, Set)>> {
     let mut published = Vec::new();
-    for (domid, value) in domids.iter().zip(store.read_all(domids.iter().map(key)).context(what)?) {
-        let Some(value) = optional(value).context(what)? else { continue };
-        match String::from_utf8_lossy(&value).parse() {
-            Ok(set) => published.push((*domid, set)),
-            Err(malformed) => log::warn(&format!("passing over {}: {malformed}", key(domid))),
+    for (domid, value) in domids.iter().zip(values) {
+        let value = optional(value).context("cannot read the categories in use from XenStore")?;
+        match value.map(|value| String::from_utf8_lossy(&value).parse()) {
+            Some(Ok(set)) => published.push((*domid, set)),
+            Some(Err(malformed)) => log::warn(&format!("passing over {}: {malformed}", key(domid))),
+            None => {}
         }
     }
     Ok(published)
@@ -234,9 +293,11 @@ pub fn pair_of(store: &Connection, domid: Domid) -> Result<Option<Pair>> {
 /// # Errors
 /// When the domain does not exist, its guest may write its node, or XenStore refuses.
 pub fn publish(store: &Connection, domid: Domid, pair: Pair, mut before: impl FnMut(Option<&str>)) -> Result<()> {
-    change(store, domid, |now| {
-        before(now);
-        Change::Write(pair.to_string())
+    in_transaction(store, domid, |transaction, key, look| {
+        let (seen, written) = transaction.look_and_write(look, key, &pair.to_string(), &Permissions::dom0_only())?;
+        check_home(domid, only(seen.permissions))?;
+        before(text(key, only(seen.values))?.as_deref());
+        Ok(written?)
     })
 }
 
@@ -245,45 +306,46 @@ pub fn publish(store: &Connection, domid: Domid, pair: Pair, mut before: impl Fn
 /// # Errors
 /// When XenStore refuses.
 pub fn unpublish(store: &Connection, domid: Domid, pair: Pair, before: Option<&str>) -> Result<()> {
-    let back = |now: Option<&str>| match before {
-        _ if now != Some(&pair.to_string()) => Change::Nothing,
-        Some(before) => Change::Write(before.into()),
-        None => Change::Remove,
-    };
-    change(store, domid, back)
+    in_transaction(store, domid, |transaction, key, look| {
+        let seen = transaction.look(look)?;
+        if text(key, only(seen.values))?.is_none_or(|now| now != pair.to_string()) {
+            return Ok(());
+        }
+        let Some(before) = before else { return Ok(transaction.rm(key)?) };
+        check_home(domid, only(seen.permissions))?;
+        Ok(transaction.write_with_permissions(key, before, &Permissions::dom0_only())?)
+    })
 }
 
-/// What becomes of a key.
-enum Change {
-    Nothing,
-    Write(String),
-    Remove,
-}
-
-/// Changes a domain's key by what it says now. In a transaction that has seen the
-/// domain's own node: a plain write would bring a destroyed domain back as a ghost.
-fn change(store: &Connection, domid: Domid, mut to: impl FnMut(Option<&str>) -> Change) -> Result<()> {
+/// Changes a domain's key, by what `act` sees of it and of the domain's own node. In a transaction: a plain write would
+/// bring a destroyed domain back as a ghost.
+fn in_transaction(
+    store: &Connection,
+    domid: Domid,
+    mut act: impl FnMut(&Transaction, &str, &Look) -> Result<()>,
+) -> Result<()> {
     let key = key(domid);
     for _ in 0..TRIES {
         let transaction = store.transaction()?;
         let look = Look { permissions: vec![home(domid)], values: vec![key.clone()], ..Look::default() };
-        let mut seen = transaction.look(look)?;
-        let (home, now) = (seen.permissions.remove(0), optional(seen.values.remove(0))?);
-        let now = now.map(String::from_utf8).transpose().with_context(|| format!("cannot use {key}"))?;
-        match to(now.as_deref()) {
-            Change::Nothing => {}
-            Change::Remove => transaction.rm(&key)?,
-            Change::Write(value) => {
-                check_home(domid, home)?;
-                transaction.write_with_permissions(&key, &value, &Permissions::dom0_only())?;
-            }
-        }
+        act(&transaction, &key, &look)?;
         match transaction.commit() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             result => return Ok(result?),
         }
     }
     bail!("cannot change {key}: somebody else kept changing the domain in {TRIES} tries")
+}
+
+/// What a key says; `None` where there is none.
+fn text(key: &str, value: io::Result<Vec<u8>>) -> Result<Option<String>> {
+    let text = optional(value)?.map(String::from_utf8).transpose();
+    text.with_context(|| format!("cannot use {key}"))
+}
+
+/// The answer to the only question.
+fn only<T>(answers: Vec<io::Result<T>>) -> io::Result<T> {
+    answers.into_iter().next().unwrap_or_else(|| Err(ErrorKind::InvalidData.into()))
 }
 
 /// Whether this pair is what is published for the domain: false as soon as the domain is destroyed.

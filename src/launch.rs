@@ -14,7 +14,7 @@ use crate::confinement::Confinement;
 use crate::context::Context;
 use crate::disks;
 use crate::exec::{self, Qemu};
-use crate::guest::{self, Domains, Guest};
+use crate::guest::Guest;
 use crate::mcs::{self, InUse, Pair, Set};
 use crate::object::{Loops, Object};
 use crate::owner::Owners;
@@ -139,9 +139,8 @@ pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, t
         "our own context {own} has no pair of categories to give: is the svirt_interpose module installed?"
     );
     let store = Connection::open()?;
-    let domains = Domains::read(&store)?;
-    let guest = trail.guest.insert(Guest::read(&store, domains.own, domid)?).clone();
-    let published = guest::published(&store, &domains.others(domid))?;
+    let (guest, published) = Guest::read_beside_others(&store, domid)?;
+    let guest = trail.guest.insert(guest).clone();
     let registry = Registry::open(&config.state_dir)?;
     let loops = Loops::look()?;
     let owners = Owners::new(&registry, &store, &guest.vm, &contexts, &loops);

@@ -124,7 +124,7 @@ impl Connection {
         paths: impl IntoIterator<Item = P>,
     ) -> io::Result<Vec<io::Result<Vec<u8>>>> {
         let values = paths.into_iter().map(Into::into).collect();
-        Ok(self.look(Look { values, ..Look::default() })?.values)
+        Ok(self.look(&Look { values, ..Look::default() })?.values)
     }
 
     /// Asks for all of that as [`read_all`](Self::read_all) reads nodes.
@@ -132,21 +132,41 @@ impl Connection {
     /// # Errors
     ///
     /// As for [`read_all`](Self::read_all).
-    pub fn look(&self, Look { permissions, directories, values }: Look) -> io::Result<Seen> {
-        let requests = |operation, paths: &[String]| -> io::Result<Vec<Request>> {
-            paths.iter().map(|path| Request::new(operation, path, &[])).collect()
-        };
-        let mut all = requests(Operation::GetPerms, &permissions)?;
-        all.extend(requests(Operation::Directory, &directories)?);
-        all.extend(requests(Operation::Read, &values)?);
-        let mut answers = self.gather(&all)?.into_iter();
-        let permissions =
-            permissions.iter().zip(answers.by_ref()).map(|(path, answer)| list_of_permissions(path, answer));
-        let permissions = permissions.collect();
-        let directories: Vec<_> = directories.iter().zip(answers.by_ref()).collect();
+    pub fn look(&self, look: &Look) -> io::Result<Seen> {
+        let answers = self.gather(&look.requests()?)?;
+        Ok(self.seen(look, answers))
+    }
+
+    /// Looks, and then writes a node and gives it these permissions, in the same flight: for a transaction, which is not
+    /// committed where what is seen forbids it.
+    ///
+    /// # Errors
+    ///
+    /// The outer error is the connection's, or that of a path that cannot be sent; the inner one is the first of the two
+    /// that failed.
+    pub fn look_and_write(
+        &self,
+        look: &Look,
+        path: &str,
+        data: &str,
+        permissions: &Permissions,
+    ) -> io::Result<(Seen, io::Result<()>)> {
+        let mut requests = look.requests()?;
+        let looks = requests.len();
+        requests.extend(writing(path, data, permissions)?);
+        let mut answers = self.exchange(&requests)?;
+        let written = answers.split_off(looks).into_iter().try_for_each(|answer| answer.map(drop));
+        Ok((self.seen(look, answers), written))
+    }
+
+    fn seen(&self, look: &Look, answers: Vec<Answer>) -> Seen {
+        let mut answers = answers.into_iter();
+        let permissions = look.permissions.iter().zip(answers.by_ref());
+        let permissions = permissions.map(|(path, answer)| list_of_permissions(path, answer)).collect();
+        let directories: Vec<_> = look.directories.iter().zip(answers.by_ref()).collect();
         let values = answers.collect();
         let directories = directories.into_iter().map(|(path, answer)| self.names(path, answer)).collect();
-        Ok(Seen { permissions, directories, values })
+        Seen { permissions, directories, values }
     }
 
     /// Reads who may do what with a node.
@@ -173,9 +193,7 @@ impl Connection {
     ///
     /// As for any request: the first that failed of the two.
     pub fn write_with_permissions(&self, path: &str, data: &str, permissions: &Permissions) -> io::Result<()> {
-        let write = Request::new(Operation::Write, path, data.as_bytes())?;
-        let permit = Request::new(Operation::SetPerms, path, permissions.to_string().as_bytes())?;
-        self.exchange(&[write, permit])?.into_iter().try_for_each(|answer| answer.map(drop))
+        self.exchange(&writing(path, data, permissions)?)?.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
     /// Watches a node and all below it, for which this connection is then given up.
@@ -238,6 +256,22 @@ impl Connection {
         }
         Err(io::Error::new(ErrorKind::ResourceBusy, format!("cannot list {path}: it keeps changing")))
     }
+}
+
+impl Look {
+    fn requests(&self) -> io::Result<Vec<Request>> {
+        let of = |operation, paths: &[String]| -> io::Result<Vec<Request>> {
+            paths.iter().map(|path| Request::new(operation, path, &[])).collect()
+        };
+        let permissions = of(Operation::GetPerms, &self.permissions)?;
+        let (directories, values) = (of(Operation::Directory, &self.directories)?, of(Operation::Read, &self.values)?);
+        Ok(permissions.into_iter().chain(directories).chain(values).collect())
+    }
+}
+
+fn writing(path: &str, data: &str, permissions: &Permissions) -> io::Result<[Request; 2]> {
+    let write = Request::new(Operation::Write, path, data.as_bytes())?;
+    Ok([write, Request::new(Operation::SetPerms, path, permissions.to_string().as_bytes())?])
 }
 
 fn list_of_permissions(path: &str, answer: Answer) -> io::Result<Permissions> {

@@ -143,7 +143,7 @@ fn two_thousand_domains_are_listed_and_read() {
         let permissions = vec!["/local/domain/10001".into(), "/none".into()];
         let look =
             Look { permissions, directories, values: vec!["/none".into(), "/local/domain/10001/selinux-mcs".into()] };
-        let Seen { mut permissions, mut directories, mut values } = store.look(look).unwrap();
+        let Seen { mut permissions, mut directories, mut values } = store.look(&look).unwrap();
         assert_eq!(kind(permissions.pop().unwrap()), ErrorKind::NotFound);
         assert!(permissions.pop().unwrap().is_ok());
         assert!(values.pop().unwrap().is_ok());

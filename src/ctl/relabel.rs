@@ -28,7 +28,7 @@ use crate::xenstore::Connection;
 pub(super) fn run(domid: Domid, device: Option<&str>) -> Result<bool> {
     let config = Config::load()?;
     let store = Connection::open()?;
-    let guest = Guest::read(&store, Domains::read(&store)?.own, domid)?;
+    let guest = Guest::read(&store, domid)?;
     let Some(pair) = guest::pair_of(&store, domid)? else {
         bail!("domain {domid} has no pair of categories: svirt-interpose started no device model for it");
     };
@@ -128,7 +128,7 @@ fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
     let mut claim = registry.lock(pair.into())?.ok_or(Outdated::Claim(pair.into()))?;
     let journal = claim.journal()?;
     let store = Connection::open()?;
-    let (own, contexts) = (Domains::read(&store)?.own, config.contexts()?);
+    let contexts = config.contexts()?;
     let mut in_use: BTreeSet<Identity> = BTreeSet::new();
     for holder in &journal.holders {
         if holder.process.is_alive()? {
@@ -136,7 +136,7 @@ fn release(config: &Config, guest: &Guest, pair: Pair) -> Result<Vec<String>> {
             in_use.extend(object::open_in(holder.process.pid)?);
         }
         if guest::still_there(&store, [holder])?.is_some() {
-            let guest = Guest::read(&store, own, holder.domid)?;
+            let guest = Guest::read(&store, holder.domid)?;
             for part in disks::parts(&guest, config, &contexts) {
                 in_use.extend(part.objects?.iter().map(Object::identity));
             }

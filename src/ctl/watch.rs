@@ -66,7 +66,7 @@ fn attached(config: &Config, domid: Domid, device: Option<&str>) {
 fn look(domid: Domid) -> Result<Option<(Guest, Pair, Record)>> {
     let store = Connection::open()?;
     let Some(pair) = guest::pair_of(&store, domid)? else { return Ok(None) };
-    let guest = Guest::read(&store, Domains::read(&store)?.own, domid)?;
+    let guest = Guest::read(&store, domid)?;
     Ok(Record::of(domid, &guest.vm)?.map(|record| (guest, pair, record)))
 }
 

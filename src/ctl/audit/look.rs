@@ -184,8 +184,8 @@ fn domains(registry: &Registry, claims: &[Claim]) -> Result<Vec<Domain>> {
         .flat_map(|domid| ["image/device-model-pid", "qemu-pid"].map(|node| format!("/local/domain/{domid}/{node}")));
     let pids = store.read_all(pids)?;
     let Seen { permissions, values, .. } =
-        store.look(Look { permissions: keys.clone(), values: keys, ..Look::default() })?;
-    let guests = Guest::read_all(&store, own, &domids)?;
+        store.look(&Look { permissions: keys.clone(), values: keys, ..Look::default() })?;
+    let guests = Guest::read_all(&store, &domids)?;
     let given: BTreeMap<Name, &Journal> =
         claims.iter().filter_map(|claim| Some((claim.name, claim.journal.as_ref().ok()?))).collect();
 
