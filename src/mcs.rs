@@ -85,7 +85,13 @@ impl Set {
 
     /// The categories, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = Category> + '_ {
-        (0..CATEGORIES).map(Category).filter(|category| self.contains(*category))
+        let bits = |word: &u64| {
+            let rest = |word: u64| Some(word).filter(|word| *word != 0);
+            std::iter::successors(rest(*word), move |word| rest(word & (word - 1))).map(u64::trailing_zeros)
+        };
+        self.0.iter().zip(0..).flat_map(move |(word, index)| {
+            bits(word).filter_map(move |bit| Category::new(64 * index + u16::try_from(bit).ok()?))
+        })
     }
 
     /// How many categories it holds.
