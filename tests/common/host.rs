@@ -188,6 +188,7 @@ impl Host {
             .env("LD_PRELOAD", compiled("selinux.so"))
             .env("SELINUX_SHIM", self.directory.path())
             .env("XENSTORED_PATH", self.xenstored.socket())
+            .env_remove("LD_LIBRARY_PATH") // cargo's, which the loader would search for every library
             .stdin(Stdio::null());
         command
     }
