@@ -37,51 +37,44 @@ fn default_qemu(exists: impl Fn(&str) -> bool) -> String {
 
 /// The configuration; a key that the file does not name has its default.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// The QEMU to execute. Default: the first that exists of the places where distributions put Xen's, and of
     /// those where svirt-interpose-default(8) moves it.
-    #[serde(deserialize_with = "absolute")]
+    #[serde(default = "installed_qemu", deserialize_with = "absolute")]
     pub qemu: PathBuf,
     /// Where claims are kept; it must outlive a reboot. Default: `/var/lib/svirt-interpose`.
-    #[serde(deserialize_with = "absolute")]
+    #[serde(default = "default_state_dir", deserialize_with = "absolute")]
     pub state_dir: PathBuf,
     /// User, role, type and sensitivity of a guest's QEMU. Default: the policy's `virtual_domain_context`.
-    #[serde(deserialize_with = "context")]
+    #[serde(default, deserialize_with = "context")]
     pub domain_context: Option<Context>,
     /// The same of a writable disk. Default: the policy's `virtual_image_context`.
-    #[serde(deserialize_with = "context")]
+    #[serde(default, deserialize_with = "context")]
     pub image_context: Option<Context>,
     /// The same of a file that guests only read. Default: the second line of the policy's `virtual_image_context`.
-    #[serde(deserialize_with = "context")]
+    #[serde(default, deserialize_with = "context")]
     pub content_context: Option<Context>,
     /// The same of a disk that several guests write. Default: none.
-    #[serde(deserialize_with = "context")]
+    #[serde(default, deserialize_with = "context")]
     pub shared_context: Option<Context>,
     /// The disks that several guests write, as they agree among themselves: a cluster's. Default: none.
-    #[serde(deserialize_with = "all_absolute")]
+    #[serde(default, deserialize_with = "all_absolute")]
     pub shared_disks: Vec<PathBuf>,
     /// Where backing files of qcow2 disks are, to be read by whichever guest's image names them. Default: nowhere.
-    #[serde(deserialize_with = "all_absolute")]
+    #[serde(default, deserialize_with = "all_absolute")]
     pub backing_dirs: Vec<PathBuf>,
     /// Refuse to start a guest where SELinux is disabled. Default: false.
+    #[serde(default)]
     pub require: bool,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            qemu: default_qemu(|path| Path::new(path).exists()).into(),
-            state_dir: "/var/lib/svirt-interpose".into(),
-            domain_context: None,
-            image_context: None,
-            content_context: None,
-            shared_context: None,
-            shared_disks: Vec::new(),
-            backing_dirs: Vec::new(),
-            require: false,
-        }
-    }
+fn installed_qemu() -> PathBuf {
+    default_qemu(|path| Path::new(path).exists()).into()
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/svirt-interpose".into()
 }
 
 /// What a launch labels with, without the guest's categories.
