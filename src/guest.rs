@@ -12,7 +12,7 @@ use crate::log;
 use crate::mcs::{Pair, Set};
 use crate::optional;
 use crate::vbd::{self, Backend, Nodes, Vbd};
-use crate::xenstore::{Connection, Look, Permissions, Transaction};
+use crate::xenstore::{self, Connection, Look, Permissions, Seen, Transaction};
 
 /// How often a transaction is tried that somebody else's change undid: a toolstack that builds the domain
 /// at the same time writes below it all along.
@@ -72,7 +72,7 @@ impl Guest {
     pub fn read(store: &Connection, domid: Domid) -> Result<Self> {
         let first = First::look(store, &[domid])?;
         let values = store.read_all(first.paths())?;
-        first.guest(values)
+        first.guest(domid, values)
     }
 
     /// Reads many guests, all in two exchanges with xenstored.
@@ -85,17 +85,12 @@ impl Guest {
         Ok(first.guests(values))
     }
 
-    /// Reads a guest and, in the same two exchanges, what is [`published`] for each other domain.
+    /// Begins to read a guest: there is time for something else until XenStore has [answered](Asked::beside_others).
     ///
     /// # Errors
-    /// As for [`read`](Self::read) and [`published`].
-    pub fn read_beside_others(store: &Connection, domid: Domid) -> Result<(Self, Vec<(Domid, Set)>)> {
-        let first = First::look(store, &[domid])?;
-        let (own, others) = (first.paths(), first.domains.all.iter().copied().filter(|other| *other != domid));
-        let others: Vec<Domid> = others.collect();
-        let mut values = store.read_all(own.iter().cloned().chain(others.iter().map(key)))?;
-        let published = values.split_off(own.len());
-        Ok((first.guest(values)?, sets(&others, published)?))
+    /// When XenStore cannot be asked.
+    pub fn ask(store: &Connection, domid: Domid) -> Result<Asked<'_>> {
+        Ok(Asked { store, domid, first: store.begin_to_look(First::question(&[domid]))? })
     }
 
     /// `values` are those of the [paths].
@@ -138,6 +133,9 @@ fn check_home(domid: Domid, permissions: io::Result<Permissions>) -> Result<()> 
     Ok(())
 }
 
+/// A path that does not begin with a slash begins at our own domain's node.
+const OWN: &str = "";
+
 /// What a first exchange says of domains, and with it which [paths](Self::paths) are to be read in a second.
 struct First {
     domains: Domains,
@@ -147,22 +145,52 @@ struct First {
     directories: Vec<io::Result<Vec<String>>>,
 }
 
+/// A guest that was asked for, and not answered yet.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    store: &'a Connection,
+    domid: Domid,
+    first: xenstore::Asked<'a>,
+}
+
+impl Asked<'_> {
+    /// The guest and, asked for with its disks, what is [`published`] for each other domain.
+    ///
+    /// # Errors
+    /// As for [`Guest::read`] and [`published`].
+    pub fn beside_others(self) -> Result<(Guest, Vec<(Domid, Set)>)> {
+        let first = First::of(&[self.domid], self.first.answers()?)?;
+        let others: Vec<Domid> = first.domains.all.iter().copied().filter(|other| *other != self.domid).collect();
+        let own = first.paths();
+        let mut values = self.store.read_all(own.iter().cloned().chain(others.iter().map(key)))?;
+        let published = values.split_off(own.len());
+        Ok((first.guest(self.domid, values)?, sets(&others, published)?))
+    }
+}
+
 impl First {
-    fn look(store: &Connection, domids: &[Domid]) -> Result<Self> {
-        const OWN: &str = ""; // a path that does not begin with a slash begins at our own domain's node
-        let wanted: Vec<Vec<String>> = domids.iter().map(|domid| parents(OWN, *domid)).collect();
-        let directories = iter::once("/local/domain".to_owned()).chain(wanted.concat()).collect();
+    fn question(domids: &[Domid]) -> Look {
+        let parents = domids.iter().flat_map(|domid| parents(OWN, *domid));
+        let directories = iter::once("/local/domain".to_owned()).chain(parents).collect();
         let permissions = domids.iter().copied().map(home).collect();
-        let seen = store.look(&Look { permissions, directories, values: vec!["domid".into()] })?;
-        let mut directories = seen.directories;
+        Look { permissions, directories, values: vec!["domid".into()] }
+    }
+
+    fn look(store: &Connection, domids: &[Domid]) -> Result<Self> {
+        Self::of(domids, store.look(&Self::question(domids))?)
+    }
+
+    /// `seen` is the answer to the [question](Self::question).
+    fn of(domids: &[Domid], Seen { permissions: homes, mut directories, values }: Seen) -> Result<Self> {
+        let wanted: Vec<_> = domids.iter().map(|domid| parents(OWN, *domid)).collect();
         let found = grouped(&wanted, directories.split_off(1));
-        let (names, own) = (only(directories)?, only(seen.values)?);
+        let (names, own) = (only(directories)?, only(values)?);
         let own: Domid = str::from_utf8(&own).context("XenStore's domid is no number")?.parse()?;
         let home = format!("{}/", home(own));
         let below = |(domid, names): (&Domid, io::Result<_>)| Ok(below(&parents(&home, *domid), names?));
         let directories = domids.iter().zip(found).map(below).collect();
         let all = names.iter().filter_map(|name| name.parse().ok()).collect();
-        Ok(Self { domains: Domains { own, all }, domids: domids.into(), homes: seen.permissions, directories })
+        Ok(Self { domains: Domains { own, all }, domids: domids.into(), homes, directories })
     }
 
     fn paths(&self) -> Vec<String> {
@@ -173,9 +201,9 @@ impl First {
         self.domids.iter().zip(&self.directories).map(|(domid, of)| paths(*domid, of)).collect()
     }
 
-    /// The only one.
-    fn guest(self, values: Vec<io::Result<Vec<u8>>>) -> Result<Guest> {
-        self.guests(values).pop().context("XenStore was asked for no domain")?
+    /// The only one, of this domid.
+    fn guest(self, domid: Domid, values: Vec<io::Result<Vec<u8>>>) -> Result<Guest> {
+        self.guests(values).pop().with_context(|| format!("domain {domid} does not exist"))?
     }
 
     /// `values` are those of the [paths](Self::paths).

@@ -133,16 +133,17 @@ pub(crate) struct Decided {
 /// # Errors
 /// When something cannot be told, or is to be refused.
 pub(crate) fn decide(config: &Config, domid: Domid, mode: Mode, own: &Context, trail: &mut Trail) -> Result<Decided> {
+    let store = Connection::open()?;
+    let asked = Guest::ask(&store, domid)?;
     let contexts = config.contexts()?;
     ensure!(
         own.categories().len() > 1,
         "our own context {own} has no pair of categories to give: is the svirt_interpose module installed?"
     );
-    let store = Connection::open()?;
-    let (guest, published) = Guest::read_beside_others(&store, domid)?;
-    let guest = trail.guest.insert(guest).clone();
     let registry = Registry::open(&config.state_dir)?;
     let loops = Loops::look()?;
+    let (guest, published) = asked.beside_others()?;
+    let guest = trail.guest.insert(guest).clone();
     let owners = Owners::new(&registry, &store, &guest.vm, &contexts, &loops);
     let found = disks::find(&guest, &owners, config, &contexts, mode)?;
 

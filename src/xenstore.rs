@@ -137,6 +137,17 @@ impl Connection {
         Ok(self.seen(look, answers))
     }
 
+    /// Begins to look; xenstored answers while its [answers](Asked::answers) are not waited for yet.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_all`](Self::read_all).
+    pub fn begin_to_look(&self, look: Look) -> io::Result<Asked<'_>> {
+        let requests = look.requests()?;
+        self.stream.borrow_mut().begin(self.transaction, &requests)?;
+        Ok(Asked { store: self, look, requests, answered: false })
+    }
+
     /// Looks, and then writes a node and gives it these permissions, in the same flight: for a transaction, which is not
     /// committed where what is seen forbids it.
     ///
@@ -255,6 +266,36 @@ impl Connection {
             return Err(wire::garbled(format!("cannot list {path}: the list has no end")));
         }
         Err(io::Error::new(ErrorKind::ResourceBusy, format!("cannot list {path}: it keeps changing")))
+    }
+}
+
+/// What was asked for and not answered yet.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    store: &'a Connection,
+    look: Look,
+    requests: Vec<Request>,
+    answered: bool,
+}
+
+impl Asked<'_> {
+    /// Waits for the answers.
+    ///
+    /// # Errors
+    ///
+    /// As for any request: see [`Connection`].
+    pub fn answers(mut self) -> io::Result<Seen> {
+        self.answered = true;
+        Ok(self.store.seen(&self.look, self.store.exchange(&self.requests)?))
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // its answers are not to be taken for others
+            self.store.stream.borrow_mut().give_up();
+        }
     }
 }
 

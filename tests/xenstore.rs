@@ -167,6 +167,24 @@ fn large_values_are_read_in_one_batch() {
     });
 }
 
+#[test]
+fn what_was_asked_for_is_answered_later() {
+    with_both_daemons(|xenstored| {
+        let store = xenstored.connect();
+        store.write("/tool/x", "1").unwrap();
+        let look = || Look { values: vec!["/tool/x".into(); 200], ..Look::default() };
+        let asked = store.begin_to_look(look()).unwrap();
+        xenstored.connect().write("/tool/y", "2").unwrap();
+        let values = asked.answers().unwrap().values;
+        assert_eq!(values.len(), 200);
+        assert!(values.into_iter().all(|value| value.unwrap() == b"1"));
+        assert_eq!(&*store.read("/tool/y").unwrap(), "2");
+        // answers that nobody waited for must not be taken for others
+        drop(store.begin_to_look(look()).unwrap());
+        assert_eq!(kind(store.read("/tool/y")), ErrorKind::NotConnected);
+    });
+}
+
 // Transactions
 
 /// The traits alone must do: other code knows no more of a connection.

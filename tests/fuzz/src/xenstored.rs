@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use svirt_interpose::guest::{self, Domains, Guest};
+use svirt_interpose::guest::{self, Asked, Domains, Guest};
 use svirt_interpose::xenstore::Connection;
 use xenstore_rs::Xs as _;
 
@@ -26,7 +26,7 @@ pub(crate) fn answers(data: &[u8]) {
 
     let domid = "7".parse().unwrap();
     match how >> 1 {
-        0 => drop(Guest::read_beside_others(&store, domid)),
+        0 => drop(Guest::ask(&store, domid).and_then(Asked::beside_others)),
         1 => drop(Domains::read(&store).and_then(|domains| guest::published(&store, &domains.all))),
         2 => drop(guest::publish(&store, domid, "c5,c9".parse().unwrap(), |_| ())),
         3 => drop(guest::unpublish(&store, domid, "c5,c9".parse().unwrap(), Some("c1,c2"))),
