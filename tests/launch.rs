@@ -527,6 +527,20 @@ fn a_domain_destroyed_in_the_middle_leaves_nothing() {
 }
 
 #[test]
+fn a_failure_leaves_the_pair_that_its_domain_had() {
+    let host = Host::new();
+    let [first, second] = ["first.raw", "second.raw"].map(|name| host.image(name));
+    host.domain(1, "vm1", &[qdisk(768, &first)]);
+    drop(host.launch(1).unwrap());
+    let pair = host.key(1).unwrap();
+    // as after a soft reset: the domain stays, and gets another device model
+    host.attach(1, &qdisk(832, &second));
+    host.set("denied", second.to_str().unwrap());
+    assert!(host.refuse(&["-xen-domid", "1"]).said.contains("second.raw: Permission denied"));
+    assert_eq!(host.key(1).unwrap(), pair);
+}
+
+#[test]
 fn xenstored_gone_in_the_middle_undoes_the_labels_and_the_claim() {
     let host = Host::new();
     let disks = ["a.raw", "b.raw"].map(|name| host.image(name));
