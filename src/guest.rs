@@ -44,9 +44,8 @@ impl Domains {
 
     /// All but one.
     #[must_use]
-    pub fn others(mut self, domid: Domid) -> Vec<Domid> {
-        self.all.retain(|other| *other != domid);
-        self.all
+    pub fn others(&self, domid: Domid) -> Vec<Domid> {
+        self.all.iter().copied().filter(|other| *other != domid).collect()
     }
 }
 
@@ -71,7 +70,7 @@ impl Guest {
     /// published there), or its disks cannot be told.
     pub fn read(store: &Connection, domid: Domid) -> Result<Self> {
         let first = First::look(store, &[domid])?;
-        let values = store.read_all(first.paths())?;
+        let values = store.read_all(first.paths.concat())?;
         first.guest(domid, values)
     }
 
@@ -81,7 +80,7 @@ impl Guest {
     /// The outer error is the connection's; each inner one as for [`read`](Self::read).
     pub fn read_all(store: &Connection, domids: &[Domid]) -> Result<Vec<Result<Self>>> {
         let first = First::look(store, domids)?;
-        let values = store.read_all(first.paths())?;
+        let values = store.read_all(first.paths.concat())?;
         Ok(first.guests(values))
     }
 
@@ -136,13 +135,15 @@ fn check_home(domid: Domid, permissions: io::Result<Permissions>) -> Result<()> 
 /// A path that does not begin with a slash begins at our own domain's node.
 const OWN: &str = "";
 
-/// What a first exchange says of domains, and with it which [paths](Self::paths) are to be read in a second.
+/// What a first exchange says of domains, and with it what is to be read in a second.
 struct First {
     domains: Domains,
     domids: Vec<Domid>,
     homes: Vec<io::Result<Permissions>>,
     /// Those of each domain's disks.
     directories: Vec<io::Result<Vec<String>>>,
+    /// What is to be read of each domain.
+    paths: Vec<Vec<String>>,
 }
 
 /// A guest that was asked for, and not answered yet.
@@ -160,10 +161,12 @@ impl Asked<'_> {
     /// As for [`Guest::read`] and [`published`].
     pub fn beside_others(self) -> Result<(Guest, Vec<(Domid, Set)>)> {
         let first = First::of(&[self.domid], self.first.answers()?)?;
-        let others: Vec<Domid> = first.domains.all.iter().copied().filter(|other| *other != self.domid).collect();
-        let own = first.paths();
-        let mut values = self.store.read_all(own.iter().cloned().chain(others.iter().map(key)))?;
-        let published = values.split_off(own.len());
+        let others = first.domains.others(self.domid);
+        let mut paths = first.paths.concat();
+        let own = paths.len();
+        paths.extend(others.iter().map(key));
+        let mut values = self.store.read_all(paths)?;
+        let published = values.split_off(own);
         Ok((first.guest(self.domid, values)?, sets(&others, published)?))
     }
 }
@@ -182,23 +185,17 @@ impl First {
 
     /// `seen` is the answer to the [question](Self::question).
     fn of(domids: &[Domid], Seen { permissions: homes, mut directories, values }: Seen) -> Result<Self> {
-        let wanted: Vec<_> = domids.iter().map(|domid| parents(OWN, *domid)).collect();
-        let found = grouped(&wanted, directories.split_off(1));
+        let found = directories.split_off(1);
         let (names, own) = (only(directories)?, only(values)?);
         let own: Domid = str::from_utf8(&own).context("XenStore's domid is no number")?.parse()?;
         let home = format!("{}/", home(own));
-        let below = |(domid, names): (&Domid, io::Result<_>)| Ok(below(&parents(&home, *domid), names?));
-        let directories = domids.iter().zip(found).map(below).collect();
+        let parents: Vec<_> = domids.iter().map(|domid| parents(&home, *domid)).collect();
+        let found = grouped(&parents, found);
+        let directories: Vec<_> =
+            parents.iter().zip(found).map(|(parents, names)| Ok(below(parents, names?))).collect();
+        let paths = domids.iter().zip(&directories).map(|(domid, of)| paths(*domid, of)).collect();
         let all = names.iter().filter_map(|name| name.parse().ok()).collect();
-        Ok(Self { domains: Domains { own, all }, domids: domids.into(), homes, directories })
-    }
-
-    fn paths(&self) -> Vec<String> {
-        self.grouped_paths().concat()
-    }
-
-    fn grouped_paths(&self) -> Vec<Vec<String>> {
-        self.domids.iter().zip(&self.directories).map(|(domid, of)| paths(*domid, of)).collect()
+        Ok(Self { domains: Domains { own, all }, domids: domids.into(), homes, directories, paths })
     }
 
     /// The only one, of this domid.
@@ -206,9 +203,9 @@ impl First {
         self.guests(values).pop().with_context(|| format!("domain {domid} does not exist"))?
     }
 
-    /// `values` are those of the [paths](Self::paths).
+    /// `values` are those of the paths.
     fn guests(self, values: Vec<io::Result<Vec<u8>>>) -> Vec<Result<Guest>> {
-        let values = grouped(&self.grouped_paths(), values);
+        let values = grouped(&self.paths, values);
         let guests = self.domids.into_iter().zip(self.homes).zip(self.directories.into_iter().zip(values));
         let own = self.domains.own;
         guests.map(|((domid, home), (of, values))| Guest::of(own, domid, home, of, values)).collect()
