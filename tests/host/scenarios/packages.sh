@@ -30,7 +30,7 @@ newer() {
     dpkg-deb -R packages/"$1"_*.deb "$tree/new"
     sed -i 's/^Version: .*/&+1/' "$tree/new/DEBIAN/control"
     [ "$1" != svirt-interpose ] || echo '# new' >>"$tree/new$config"
-    dpkg-deb -b "$tree/new" "/root/$1.deb" >/dev/null
+    dpkg-deb -Znone -b "$tree/new" "/root/$1.deb" >/dev/null
     rm -r "$tree"
 }
 
