@@ -19,6 +19,7 @@ use std::os::fd::AsFd as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -68,6 +69,8 @@ struct Storm {
     /// Disks that several VMs want, to write or to read.
     wanted: Vec<PathBuf>,
     next: AtomicU16,
+    /// Held by who writes a domain into XenStore: at once, they would spend the storm on each other's transactions.
+    turn: Mutex<()>,
     /// Whether first launches are let through the gate; all launches are first ones until then.
     is_open: AtomicBool,
     over: AtomicBool,
@@ -91,6 +94,7 @@ impl Storm {
             toolstacks,
             wanted,
             next: 1.into(),
+            turn: Mutex::default(),
             is_open: false.into(),
             over: false.into(),
             launches,
@@ -175,7 +179,14 @@ impl Storm {
             .chain((5632..).zip(&config.reads).map(|(devid, path)| cdrom(devid, path)))
             .collect();
         config.save(&self.host.path(""), domid);
-        self.host.domain(domid, &config.vm, &disks);
+        {
+            let _turn = self.turn.lock().unwrap();
+            self.host.domain(domid, &config.vm, &disks);
+        }
+        if self.over.load(Relaxed) {
+            self.host.destroy(domid);
+            return None;
+        }
         let is_first = !self.is_open.load(Relaxed);
         let launch = self.launch(domid, is_first);
         // some when they have begun already
