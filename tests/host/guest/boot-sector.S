@@ -30,27 +30,40 @@ disk:   push    %dx
         int     $0x13
         mov     $0xfe, %al              # the keyboard controller's reset line
         out     %al, $0x64
-idle:   sti                             # halted with interrupts off, Xen takes it for a shutdown
-        hlt                             # until the timer ticks
-        mov     $0xb000, %dx            # ACPI: PM1a status
+idle:   cli
+        movw    $0x7c00+tick-_start, 0x20 # the BIOS would ask QEMU six things at each tick
+        movw    $0, 0x22
+wait:   sti                             # halted with interrupts off, Xen takes it for a shutdown
+        hlt                             # until the timer ticks, 18 times a second
+        inc     %cl
+        test    $0x03, %cl
+        jnz     wait
+look:   mov     $0xb000, %dx            # ACPI: PM1a status
         in      %dx, %ax
         test    $0x01, %ah              # the power button
         jnz     off
         mov     $0x3fd, %dx             # COM1: line status
         in      %dx, %al
+        cmp     $0xff, %al              # there is no port
+        je      wait
         test    $0x01, %al              # a character has come
-        jz      idle
+        jz      wait
         mov     $0x3f8, %dx
         in      %dx, %al
         test    $0x40, %al              # a letter
         jz      say
         xor     $0x20, %al
 say:    out     %al, %dx
-        jmp     idle
+        jmp     look
 off:    mov     $0xb004, %dx            # PM1a control
         mov     $0x2000, %ax            # sleep, in state S5
         out     %ax, %dx
-        jmp     idle
+        jmp     wait
+tick:   push    %ax
+        mov     $0x20, %al              # end of interrupt
+        out     %al, $0x20
+        pop     %ax
+        iret
         .set    reboots, 0x17f          # written by `reboots`
         .org    0x180                   # the guest's name, up to 64 bytes: written by `disk`
         .org    510
