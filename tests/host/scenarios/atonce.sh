@@ -5,10 +5,7 @@
 images=/var/lib/xen/images
 state=/var/lib/svirt-interpose
 
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
-on_qdisk() { echo "disk=format=raw,vdev=hda,access=rw,backendtype=qdisk,target=$1"; }
 said() { grep -q "$2" "/var/log/xen/qemu-dm-$1.log" || { tail -n 5 "/var/log/xen/qemu-dm-$1.log"; return 1; }; }
-labelled() { [[ $(disk_label "$1") == *":svirt_xen_image_t:s0:$(key "$2")" ]] || { disk_label "$1"; key "$2"; return 1; }; }
 
 # The boot sector of a guest that counts in its disk's second sector with each tick of its clock (18 a second), and stops
 # where a write fails:
@@ -41,7 +38,7 @@ went_on() {
 start() {
     sed -i '/^lockfile/d' /etc/xen/xl.conf
     echo "lockfile=\"/run/lock/xl-$1\"" >>/etc/xen/xl.conf
-    guest "$1" "$(on_qdisk "$2")" >"/run/$1.said" 2>&1 &
+    guest "$1" disk="$(qdisk hda "$2")" >"/run/$1.said" 2>&1 &
     sleep 1 # xl has read its configuration
 }
 both() { # ROUND: starts two on one disk; the names of who runs and who was refused go to $winner and $loser

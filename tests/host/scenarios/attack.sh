@@ -10,7 +10,6 @@ interpose=/usr/libexec/svirt-interpose
 # shellcheck source=tests/host/scenarios/as-qemu
 . ./as-qemu
 
-fails() { ! "$@"; }
 whats=() wants=() tries=()
 try() { # PERMISSION CLASS WHAT ATTEMPT [TARGET]
     wants+=("$1 $2") whats+=("$3") tries+=("$4" "${5-}")

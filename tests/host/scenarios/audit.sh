@@ -3,8 +3,6 @@
 images=/var/lib/xen/images
 log=/var/log/audit/audit.log
 
-fails() { ! "$@"; }
-on_qdisk() { echo "disk=format=raw,vdev=hda,access=rw,backendtype=qdisk,target=$1"; }
 uuid() { basename "$(_node "$1" vm)"; }
 # records TYPE NAME…: those of that type that have all these texts
 records() {
@@ -20,15 +18,15 @@ shows() { auvirt --file $log "${@:2}" | grep -E "$1" || { auvirt --file $log --a
 disk $images/a.raw
 
 echo "the kernel's audit is off"
-check "a guest starts" guest one "$(on_qdisk $images/a.raw)" || finish
+check "a guest starts" guest one disk="$(qdisk hda $images/a.raw)" || finish
 check "svirt-interpose said nothing" fails grep svirt-interpose /var/log/xen/qemu-dm-one.log
 destroy one
 
 echo "auditd takes them"
 mkdir -p /var/log/audit
 check "auditd starts" auditd -s enable || finish
-check "a guest starts" guest two "$(on_qdisk $images/a.raw)" || finish
-check "a third is refused" fails guest three "$(on_qdisk $images/a.raw)" 2>/dev/null
+check "a guest starts" guest two disk="$(qdisk hda $images/a.raw)" || finish
+check "a third is refused" fails guest three disk="$(qdisk hda $images/a.raw)" 2>/dev/null
 pair=$(key two)
 check "MACHINE_ID: both contexts" records VIRT_MACHINE_ID 'virt=xen vm="two"' "uuid=$(uuid two)" \
     "vm-ctx=system_u:system_r:svirt_xen_t:s0:$pair" "img-ctx=system_u:object_r:svirt_xen_image_t:s0:$pair" "res=success"

@@ -4,10 +4,7 @@ images=/var/lib/xen/images
 templates=$images/templates
 conf=/etc/svirt-interpose.conf
 
-fails() { ! "$@"; }
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
 labels() { local path; for path; do disk_label "$path"; done | sort -u; }
-on_qcow2() { echo "disk=format=qcow2,vdev=hda,access=rw,backendtype=qdisk,target=$1"; }
 said() { grep -qF "$2" "/var/log/xen/qemu-dm-$1.log" || { tail -n 5 "/var/log/xen/qemu-dm-$1.log"; return 1; }; }
 size() { stat -c %s "$1"; }
 grown() { [ "$(size "$1")" -gt "$empty" ]; }
@@ -22,10 +19,10 @@ first=$(labels $templates/*)
 empty=$(size $images/one.qcow2)
 
 echo "without a word of the administrator's"
-check "a guest on a template does not start" fails guest one "$(on_qcow2 $images/one.qcow2)" 2>/dev/null
+check "a guest on a template does not start" fails guest one disk="$(qdisk hda $images/one.qcow2 qcow2)" 2>/dev/null
 check "the template keeps its label" test "$(labels $templates/*)" = "$first"
 sed -i "s|^#backing_dirs = .*|backing_dirs = [\"$templates\"]|" $conf
-check "nor does it while the boolean is off" fails guest one "$(on_qcow2 $images/one.qcow2)" 2>/dev/null
+check "nor does it while the boolean is off" fails guest one disk="$(qdisk hda $images/one.qcow2 qcow2)" 2>/dev/null
 check "and is told so" said one "cannot read its header: setsebool -P svirt_interpose_read_image_headers on"
 check "the template keeps its label" test "$(labels $templates/*)" = "$first"
 avcs >/dev/null
@@ -33,7 +30,7 @@ avcs >/dev/null
 echo "two guests on one template"
 setsebool svirt_interpose_read_image_headers on
 for name in one two; do
-    check "$name starts" guest $name "$(on_qcow2 $images/$name.qcow2)" || finish
+    check "$name starts" guest $name disk="$(qdisk hda $images/$name.qcow2 qcow2)" || finish
     # QEMU keeps the map of what was written to itself until it ends, but not what was written
     check "$name writes its own disk" within 120 grown $images/$name.qcow2
 done
@@ -46,7 +43,7 @@ disk $images/secret.raw
 check "one is destroyed" destroy one
 check "it booted from the template" booted_from $images/one.qcow2 $templates/base.raw
 qemu-img rebase -u -f qcow2 -b secret.raw -F raw $images/one.qcow2
-check "it does not start" fails guest one "$(on_qcow2 $images/one.qcow2)" 2>/dev/null
+check "it does not start" fails guest one disk="$(qdisk hda $images/one.qcow2 qcow2)" 2>/dev/null
 check "and is told why" said one "$images/secret.raw is in none of the directories that backing_dirs names in $conf"
 check "the file keeps its label" test "$(labels $images/secret.raw)" = "$first"
 

@@ -6,15 +6,9 @@
 images=/var/lib/xen/images
 interpose=/usr/libexec/svirt-interpose
 
-level_is() { # LABEL TYPE GUEST
-    [[ $1 == *:"$2:s0:$(key "$3")" ]] || { echo "$1, and the key of $3 is $(key "$3")"; return 1; }
-}
-qemu_confined() { level_is "$(qemu_label "$1")" svirt_xen_t "$1"; }
-disk_confined() { level_is "$(disk_label "$2")" svirt_xen_image_t "$1"; }
 is_pair() { grep -Exq 'c[0-9]+,c[0-9]+' <<<"$(key "$1")"; }
 all_differ() { [ -z "$(for name; do key "$name"; echo; done | sort | uniq -d)" ]; }
 opened() { find "/proc/$(qemu_pid "$1")/fd" -lname "$2" | grep -q .; }
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
 
 disk $images/one-phy.raw
 disk $images/one-qdisk.raw
@@ -28,28 +22,28 @@ disk $images/three.raw
 echo "guests"
 check "one: HVM, five disks" guest one \
     disk="$images/one-phy.raw,raw,hda,rw" \
-    disk="format=raw,vdev=hdb,access=rw,backendtype=qdisk,target=$images/one-qdisk.raw" \
+    disk="$(qdisk hdb $images/one-qdisk.raw)" \
     disk="$images/one.qcow2,qcow2,hdc,rw" \
     disk="/dev/ram0,raw,hdd,rw" \
-    disk="format=raw,vdev=xvde,access=rw,backendtype=qdisk,target=$images/one-fifth.raw" || finish
+    disk="$(qdisk xvde $images/one-fifth.raw)" || finish
 check "two: HVM, a file and a block device" guest two disk="$images/two.raw,raw,hda,rw" disk="/dev/ram1,raw,hdb,rw" || finish
 check "three: PV, a qdisk" guest three type=pv \
-    disk="format=raw,vdev=xvda,access=rw,backendtype=qdisk,target=$images/three.raw" || finish
+    disk="$(qdisk xvda $images/three.raw)" || finish
 
 echo "labels"
 for name in one two three; do
     check "$name: a pair of categories" is_pair "$name"
-    check "$name: QEMU runs with it, as svirt_xen_t" qemu_confined "$name"
+    check "$name: QEMU runs with it, as svirt_xen_t" is_confined "$name"
 done
 check "the pairs differ" all_differ one two three
-check "raw file, phy" disk_confined one $images/one-phy.raw
-check "raw file, qdisk" disk_confined one $images/one-qdisk.raw
-check "qcow2 file, qdisk" disk_confined one $images/one.qcow2
-check "block device, phy" disk_confined one /dev/ram0
-check "fifth disk, qdisk" disk_confined one $images/one-fifth.raw
-check "two's file" disk_confined two $images/two.raw
-check "two's block device" disk_confined two /dev/ram1
-check "three's file" disk_confined three $images/three.raw
+check "raw file, phy" labelled $images/one-phy.raw one
+check "raw file, qdisk" labelled $images/one-qdisk.raw one
+check "qcow2 file, qdisk" labelled $images/one.qcow2 one
+check "block device, phy" labelled /dev/ram0 one
+check "fifth disk, qdisk" labelled $images/one-fifth.raw one
+check "two's file" labelled $images/two.raw two
+check "two's block device" labelled /dev/ram1 two
+check "three's file" labelled $images/three.raw three
 
 echo "guests' writes reach their disks"
 for path in $images/one-phy.raw $images/one-qdisk.raw $images/one.qcow2 /dev/ram0; do

@@ -12,7 +12,6 @@ refused() { # STATUS WORDS COMMAND…
     echo "exit status $got: $output"
     return 1
 }
-avc_is() { local denials; denials=$(avcs); grep -Eq "$1" <<<"$denials" || { echo "$denials" && return 1; }; }
 direct() { guest direct disk="$image,raw,hda,rw" device_model_override="\"$qemu\""; }
 no_domain() { ! domid direct 2>/dev/null; }
 # shellcheck disable=SC2016 # bash's

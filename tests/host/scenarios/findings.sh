@@ -12,7 +12,6 @@ policy=/etc/selinux/default/policy/policy.33
 rule=/usr/lib/udev/rules.d/99-svirt-interpose.rules
 said=/run/host/said # by doctor or audit, the last time
 reports=/run/host/reports
-on_qdisk() { echo "disk=format=raw,vdev=$1,access=rw,backendtype=qdisk,target=$2"; }
 
 # What doctor says: that one line is wrong, with what is to be done after its last colon.
 doctor_tells() {
@@ -95,9 +94,9 @@ check "and all is well" doctor_is_well
 for name in one two install; do disk $images/$name.raw; done
 disk /dev/ram0
 echo "guests"
-check "one: HVM, a qdisk, a block device, a read-only file" guest one "$(on_qdisk hda $images/one.raw)" \
+check "one: HVM, a qdisk, a block device, a read-only file" guest one disk="$(qdisk hda $images/one.raw)" \
     disk="/dev/ram0,raw,hdb,rw" disk="format=raw,vdev=hdc,access=ro,devtype=cdrom,target=$images/install.raw" || finish
-check "two: HVM" guest two "$(on_qdisk hda $images/two.raw)" || finish
+check "two: HVM" guest two disk="$(qdisk hda $images/two.raw)" || finish
 check "three: PV, with a screen and no disk" guest three type=pv vfb='["vnc=1,vncunused=1"]' || finish
 check "a domain without a QEMU" guest none type=pv || finish
 xl pause three && xl pause none # their kernels would be busy with nothing

@@ -5,11 +5,8 @@ images=/var/lib/xen/images
 state=/var/lib/svirt-interpose
 said=/run/host/watch
 
-fails() { ! "$@"; }
-labelled() { [[ $(disk_label "$1") == *":svirt_xen_image_t:s0:$(key "$2")" ]] || { disk_label "$1"; key "$2"; return 1; }; }
 unlabelled() { [ "$(disk_label "$1")" = "${first[$1]}" ] || { disk_label "$1"; return 1; }; }
 opened() { find "/proc/$(qemu_pid "$1")/fd" -lname "$2" | grep -q .; }
-qdisk() { echo "format=${3-raw},vdev=$1,access=rw,backendtype=qdisk,target=$2"; }
 phy() { echo "format=raw,vdev=$1,access=rw,target=$2"; }
 # The guest's own driver has it.
 connected() { [ "$(timeout 20 xenstore-read "/local/domain/$(domid "$1")/device/vbd/$2/state")" = 4 ]; }

@@ -8,11 +8,8 @@ rules=/usr/lib/udev/rules.d/99-svirt-interpose.rules
 more_rules=/run/udev/rules.d/10-scenario.rules
 
 owned() { find /var/lib/svirt-interpose/objects -name "*.$1" | grep .; }
-fails() { ! "$@"; }
 label_is() { [ "$(disk_label "$1")" = "$2" ] || { disk_label "$1"; return 1; }; }
 kept() { local path; for path; do label_is "$path" "$given" || return; done; }
-on_qdisk() { echo "disk=format=raw,vdev=$1,access=rw,backendtype=qdisk,target=$2"; }
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
 # What validatetrans refuses is in the kernel's log, but no avc.
 refusals() { dmesg | grep -c 'security_validate_transition.*:udev_t:'; }
 no_refusals() { [ "$(refusals)" = "$before" ]; }
@@ -49,7 +46,7 @@ disk $file
 first=$(disk_label $file)
 truncate -s 2M $images/loop.raw
 losetup $loop $images/loop.raw
-check "a guest" guest one "$(on_qdisk hda $file)" "$(on_qdisk hdb $node)" "$(on_qdisk hdc $loop)" || finish
+check "a guest" guest one disk="$(qdisk hda $file)" disk="$(qdisk hdb $node)" disk="$(qdisk hdc $loop)" || finish
 given=system_u:object_r:svirt_xen_image_t:s0:$(key one)
 check "has its label on all of its disks" kept $file $node $loop $images/loop.raw
 

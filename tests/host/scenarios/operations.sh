@@ -12,8 +12,6 @@ state=/var/lib/svirt-interpose
 saved=/var/lib/xen/save
 
 xl() { timeout 400 xl "$@"; }
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
-is_confined() { [[ $(qemu_label "$1") == *":svirt_xen_t:s0:$(key "$1")" ]] || { qemu_label "$1"; key "$1"; return 1; }; }
 lists() { xl list "$1" | awk -v flag="$2" 'NR == 2 && $5 ~ flag { found = 1 } END { exit !found }'; }
 is_gone() { ! xl domid "$1"; }
 # Whether it has become another domain.
@@ -37,9 +35,7 @@ have_labels() { # LABELS DISK…
 }
 have_pair() { # GUEST DISK…
     local disk
-    for disk in "${@:2}"; do
-        [[ $(disk_label "$disk") == *":svirt_xen_image_t:s0:$(key "$1")" ]] || { labels "$disk"; key "$1"; return 1; }
-    done
+    for disk in "${@:2}"; do labelled "$disk" "$1" || return; done
 }
 put_back() { # LABELS DISK…
     svirtctl reconcile && have_labels "$@" && [ -z "$(find $state -mindepth 2)" ]
@@ -156,7 +152,7 @@ paravirtual() { # KIND FORMAT
     rm "$raw"
     truncate -s 2M "$images/$kind-two.raw" "$images/$kind-more.raw"
     check "xl create" guest "$kind" type="$kind" 'on_reboot="restart"' disk="$image,$format,xvda,rw" \
-        disk="format=raw,vdev=xvdb,access=rw,backendtype=qdisk,target=$images/$kind-two.raw" || return
+        disk="$(qdisk xvdb "$images/$kind-two.raw")" || return
     was=$(domid "$kind")
     check "reboots from inside" within 180 changes "$kind" "$was"
     # not before: pygrub would take what it hears for commands

@@ -14,10 +14,8 @@ says() { # WORDS COMMAND…: fails, and says why
     [[ $output == *$words* ]] || { echo "$output" && return 1; }
 }
 type_is() { [[ $(disk_label "$1") == *:"$2":s0 ]] || { disk_label "$1" && return 1; }; }
-is_confined() { [[ $(qemu_label "$1") == *":svirt_xen_t:s0:$(key "$1")" ]] || { qemu_label "$1" && return 1; }; }
 has() { [ "$(dpkg-query -Wf '${db:Status-Status}' "$1" 2>/dev/null)" = "$2" ] || { dpkg-query -W "$1" && return 1; }; }
 is_version() { [ "$(dpkg-query -Wf '${Version}' "$1")" = "$2" ] || { dpkg-query -W "$1" && return 1; }; }
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found" && return 1; }; }
 modules() { semodule -lfull | grep -E '^[0-9]+ +svirt_interpose'; }
 is_empty() { [ -z "$("$@")" ] || { "$@" && return 1; }; }
 labels() { disk_label $images/one.raw && disk_label /dev/ram0; }

@@ -18,8 +18,6 @@ type_is() { [[ $(stat -c %C "$1") == *:"$2":* ]] || { stat -c %C "$1"; return 1;
 # shellcheck source=tests/host/scenarios/as-qemu
 . ./as-qemu
 host_context() { as_probe context | tee /dev/stderr | grep -q ':svirt_xen_host_t:'; }
-avc_is() { local denials; denials=$(avcs); grep -Eq "$1" <<<"$denials" || { echo "$denials"; return 1; }; }
-no_avcs() { local denials; denials=$(avcs); [ -z "$denials" ] || { echo "$denials"; return 1; }; }
 
 echo "labels"
 check "$interpose" type_is $interpose svirt_interpose_exec_t

@@ -4,9 +4,6 @@
 images=/var/lib/xen/images
 noted=/var/lib/xen/powercut # the labels and pairs, for then
 
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
-on_qdisk() { echo "disk=format=raw,vdev=hda,access=rw,backendtype=qdisk,target=$1"; }
-labelled() { [[ $(disk_label "$1") == *":svirt_xen_image_t:s0:$(key "$2")" ]] || { disk_label "$1"; key "$2"; return 1; }; }
 
 mkdir $noted
 truncate -s 1M $images/one.iso
@@ -15,7 +12,7 @@ chcon -t virt_image_t $images/two.raw # not what restorecon would give it
 for path in "$images"/*; do disk_label "$path" >"$noted/${path##*/}"; done
 for number in 1 2 3; do
     name=$(sed -n "${number}p" <<<$'one\ntwo\nthree')
-    check "$name: starts" guest "$name" "$(on_qdisk "$images/$name.raw")" "disk=$images/one.iso,raw,hdc,ro,cdrom" \
+    check "$name: starts" guest "$name" disk="$(qdisk hda "$images/$name.raw")" "disk=$images/one.iso,raw,hdc,ro,cdrom" \
         "uuid=\"00000000-0000-0000-0000-00000000000$number\"" || finish
     check "$name: its disk carries its pair" labelled "$images/$name.raw" "$name"
     key "$name" >"$noted/$name"

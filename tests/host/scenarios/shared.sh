@@ -4,11 +4,8 @@ images=/var/lib/xen/images
 conf=/etc/svirt-interpose.conf
 file=$images/cluster.raw device=/dev/ram0
 
-fails() { ! "$@"; }
-no_avcs() { local found; found=$(avcs); [ -z "$found" ] || { echo "$found"; return 1; }; }
 labels() { disk_label $file && disk_label $device; }
 is_shared() { [ "$(labels | sort -u)" = system_u:object_r:svirt_xen_shared_image_t:s0 ] || { labels; return 1; }; }
-qdisk() { echo "disk=format=raw,vdev=$1,access=rw,backendtype=qdisk,target=$2"; }
 denied() { avcs | grep -q 'svirt_xen_shared_image_t'; }
 opened() { find "/proc/$(qemu_pid "$1")/fd" -lname "$2" | grep -q .; }
 has_both() { within 20 opened "$1" $file && within 20 opened "$1" $device; }
@@ -21,7 +18,7 @@ sed -i "s|^#shared_disks = .*|shared_disks = [\"$file\", \"$device\"]|" $conf
 avcs >/dev/null
 
 echo "while the boolean is off"
-check "a guest does not start" fails guest one "$(qdisk hda $file)" "$(qdisk hdb $device)" 2>/dev/null
+check "a guest does not start" fails guest one disk="$(qdisk hda $file)" disk="$(qdisk hdb $device)" 2>/dev/null
 check "as its QEMU may not open the disk" denied
 check "svirtctl reconcile" svirtctl reconcile
 check "the disks have their first labels" test "$(labels)" = "$first"
@@ -29,20 +26,20 @@ check "the disks have their first labels" test "$(labels)" = "$first"
 echo "guests that share them"
 setsebool svirt_xen_use_shared_disks on
 for name in one two; do
-    check "$name starts, a PV guest" guest $name type=pv "$(qdisk xvda $file)" "$(qdisk xvdb $device)" || finish
+    check "$name starts, a PV guest" guest $name type=pv disk="$(qdisk xvda $file)" disk="$(qdisk xvdb $device)" || finish
     check "its QEMU has both disks" has_both $name
     check "they carry no categories" is_shared
     check "it writes the file" stamped $file $name
     check "and the device" stamped $device $name
 done
-check "three starts, an HVM guest with a boot disk of its own" guest three "$(qdisk hda $images/three.raw)" \
-    "$(qdisk xvde $file)" "$(qdisk xvdf $device)" || finish
+check "three starts, an HVM guest with a boot disk of its own" guest three disk="$(qdisk hda $images/three.raw)" \
+    disk="$(qdisk xvde $file)" disk="$(qdisk xvdf $device)" || finish
 check "its QEMU has both disks" has_both three
 check "they carry no categories" is_shared
 check "its boot disk carries its own" test "$(disk_label $images/three.raw)" = \
     "system_u:object_r:svirt_xen_image_t:s0:$(key three)"
 check "four starts, from a service, with a loop device of the file" as_service guest four type=pv \
-    disk="$file,raw,xvda,rw" "$(qdisk xvdb $device)"
+    disk="$file,raw,xvda,rw" disk="$(qdisk xvdb $device)"
 check "it writes the file" stamped $file four
 check "a pair each" test "$(for name in one two three four; do key $name; done | sort -u | wc -l)" = 4
 check "svirtctl audit" svirtctl audit
