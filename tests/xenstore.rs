@@ -613,7 +613,9 @@ fn a_process_that_gained_rights_does_not_ask_the_environment() {
     let directory = Directory::new();
     // not in /tmp, which may be nosuid
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("set-group-id");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // by a process of its own: a child of another test may have what this one writes still open, and it would be busy
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+    assert!(copied.success());
     std::os::unix::fs::chown(&program, None, Some(65534)).unwrap();
     let missing = directory.path().join("socket");
     for (mode, asked) in [(0o755, true), (0o2755, false)] {
