@@ -27,7 +27,6 @@ use std::time::Duration;
 use common::host::{Disk, Host, Started, cdrom, label, level, qdisk, set_label};
 use common::mount::Mount;
 use common::recorder::Recorder;
-use common::xenstored::within;
 use nix::sys::signal::Signal;
 use nix::unistd::syncfs;
 
@@ -108,8 +107,8 @@ fn story(host: &Host, images: &[PathBuf]) {
     // killed in the middle
     host.set("pause", other.to_str().unwrap());
     host.domain(6, "vm6", &[qdisk(768, half), qdisk(832, other)]);
-    let killed = start(host, 6);
-    within(Duration::from_secs(60), || host.path("paused").exists().then_some(()));
+    let mut killed = start(host, 6);
+    killed.until(|| host.path("paused").exists());
     killed.signal(Signal::SIGKILL);
     drop(killed);
     host.destroy(6);

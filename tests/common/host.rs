@@ -379,6 +379,15 @@ impl Started {
         }
     }
 
+    /// Waits until something is so, which the wrapper is to live to see.
+    pub(crate) fn until(&mut self, is_so: impl Fn() -> bool) {
+        within(PATIENCE, || {
+            let status = self.child.try_wait().unwrap();
+            assert!(status.is_none(), "{status:?}: {}", self.said());
+            is_so().then_some(())
+        });
+    }
+
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
