@@ -15,6 +15,7 @@ reboots $images/a.raw 10
 check "starts" guest one disk="$(qdisk hda $images/a.raw)" 'on_reboot="restart"' || finish
 pair=$(key one) last=$(($(domid one) + 10))
 check "is another domain each time" within 600 has_rebooted "$last"
+check "the last of them" test "$(domid one)" = "$last"
 check "keeps its pair" test "$(key one)" = "$pair"
 check "its disk carries it" labelled $images/a.raw one
 check "one claim" test "$(ls $state/claims)" = "$pair"

@@ -4,7 +4,6 @@
 images=/var/lib/xen/images
 noted=/var/lib/xen/powercut # the labels and pairs, for then
 
-
 mkdir $noted
 truncate -s 1M $images/one.iso
 for name in one two three; do disk $images/$name.raw; done

@@ -36,8 +36,7 @@ check "three starts, an HVM guest with a boot disk of its own" guest three disk=
     disk="$(qdisk xvde $file)" disk="$(qdisk xvdf $device)" || finish
 check "its QEMU has both disks" has_both three
 check "they carry no categories" is_shared
-check "its boot disk carries its own" test "$(disk_label $images/three.raw)" = \
-    "system_u:object_r:svirt_xen_image_t:s0:$(key three)"
+check "its boot disk carries its own" labelled $images/three.raw three
 check "four starts, from a service, with a loop device of the file" as_service guest four type=pv \
     disk="$file,raw,xvda,rw" disk="$(qdisk xvdb $device)"
 check "it writes the file" stamped $file four
