@@ -49,7 +49,7 @@ pub fn run() -> ExitCode {
     match command() {
         Ok(clean) => ExitCode::from(u8::from(!clean)),
         Err(error) => {
-            eprintln!("svirtctl: {}", log::clean(&format!("{error:#}")));
+            log::tell("svirtctl", &format!("{error:#}"));
             ExitCode::from(2)
         }
     }

@@ -24,9 +24,15 @@ pub fn warn(message: &str) {
     record(Severity::LOG_WARNING, message);
 }
 
-/// Tells stderr alone. Not by `eprintln!`, which would end the launch when the log's filesystem is full.
+/// Tells stderr alone.
 pub fn say(message: &str) {
-    _ = writeln!(io::stderr(), "{NAME}: {}", clean(message));
+    tell(NAME, message);
+}
+
+/// Tells stderr what a program has to say, in one write: several may have one log, and whoever is killed leaves no half of a
+/// line. Not by `eprintln!`, which writes in pieces and would end the launch when the log's filesystem is full.
+pub fn tell(program: &str, message: &str) {
+    _ = io::stderr().write_all([program, ": ", &clean(message), "\n"].concat().as_bytes());
 }
 
 /// Tells syslog alone, in one datagram that never waits: a syslog daemon that is stopped is no reason to hold a guest up.

@@ -12,6 +12,7 @@ mod common {
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
@@ -418,6 +419,18 @@ fn starts_qemu_though_its_log_is_full() {
     within(Duration::from_secs(30), || report.exists().then_some(()));
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn a_message_is_written_at_once() {
+    let host = Host::new();
+    let (log, stderr) = UnixDatagram::pair().unwrap();
+    let mut command = host.command(env!("CARGO_BIN_EXE_svirt-interpose"));
+    command.args(["-xen-domid", "7"]).stderr(OwnedFd::from(stderr)).status().unwrap();
+    // a write is a datagram
+    let mut said = [0; 256];
+    let length = log.recv(&mut said).unwrap();
+    assert_eq!(str::from_utf8(&said[..length]).unwrap(), "svirt-interpose: domain 7 does not exist\n");
 }
 
 // Hostile and unlucky hosts.

@@ -49,7 +49,7 @@ pub(super) fn run(domid: Domid, device: Option<&str>) -> Result<bool> {
 pub(super) fn tell(done: &Result<Vec<String>>) -> bool {
     match done {
         Ok(lines) => lines.iter().for_each(|line| println!("{}", clean(line))),
-        Err(error) => eprintln!("svirtctl: {}", clean(&format!("{error:#}"))),
+        Err(error) => log::tell("svirtctl", &format!("{error:#}")),
     }
     done.is_ok()
 }
