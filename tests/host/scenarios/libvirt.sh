@@ -4,7 +4,6 @@ images=/var/lib/xen/images
 uri=xen:///system
 
 virsh() { timeout 120 virsh -q -c $uri "$@"; }
-is() { [ "$1" = "$2" ] || { echo "'$1', not '$2'"; return 1; }; }
 given_back() { is "$(disk_label "$1")" "$given"; }
 defined() { # NAME DISK DRIVER DEVICE
     virsh define /dev/stdin <<XML
