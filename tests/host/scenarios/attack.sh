@@ -278,7 +278,7 @@ check "two's disk keeps its label" test "$(disk_label $images/two.raw)" = "syste
 echo "a guest with dm_restrict"
 echo 'xen-qemuuser-range-base:x:131072:131072::/:/usr/sbin/nologin' >>/etc/passwd
 disk $images/three.raw
-check "three" guest three disk="$images/three.raw,raw,hda,rw" dm_restrict=1 || finish
+check "three" guest three disk="$(qdisk hda $images/three.raw)" dm_restrict=1 || finish
 pid=$(qemu_pid three)
 connected() { ss -xpH state established | grep -q "pid=$1,"; }
 check "its QEMU is not connected to XenStore" fails connected "$pid"

@@ -26,7 +26,7 @@ check "one: HVM, five disks" guest one \
     disk="$images/one.qcow2,qcow2,hdc,rw" \
     disk="/dev/ram0,raw,hdd,rw" \
     disk="$(qdisk xvde $images/one-fifth.raw)" || finish
-check "two: HVM, a file and a block device" guest two disk="$images/two.raw,raw,hda,rw" disk="/dev/ram1,raw,hdb,rw" || finish
+check "two: HVM, a file and a block device" guest two disk="$(qdisk hda $images/two.raw)" disk="/dev/ram1,raw,hdb,rw" || finish
 check "three: PV, a qdisk" guest three type=pv \
     disk="$(qdisk xvda $images/three.raw)" || finish
 

@@ -12,7 +12,7 @@ refused() { # STATUS WORDS COMMAND…
     echo "exit status $got: $output"
     return 1
 }
-direct() { guest direct disk="$image,raw,hda,rw" device_model_override="\"$qemu\""; }
+direct() { guest direct disk="$(qdisk hda $image)" device_model_override="\"$qemu\""; }
 no_domain() { ! domid direct 2>/dev/null; }
 # shellcheck disable=SC2016 # bash's
 setcon='echo -n system_u:system_r:svirt_xen_t:s0:c1,c2 >/proc/self/attr/current'

@@ -114,7 +114,7 @@ hvm() {
     migrate hvm $images/hvm.raw $images/hvm.qcow2 /dev/ram0
     check "it goes on" within 180 answers hvm hello HELLO
     ends hvm
-    check "xl create, again" guest hvm disk="$images/hvm.raw,raw,hda,rw"
+    check "xl create, again" guest hvm disk="$(qdisk hda $images/hvm.raw)"
     check "xl destroy" destroy hvm
     check "no denial" no_avcs
     check "svirtctl reconcile" svirtctl reconcile
