@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use common::host::{CONTENT, Disk, Host, Started, UNUSED, cdrom, compiled, label, level, phy, qdisk, set_label};
@@ -25,6 +26,7 @@ use common::mount::Mount;
 use common::xenstored::{Daemon, within};
 use nix::sys::signal::Signal;
 use svirt_interpose::mcs::{Pair, Set};
+use svirt_interpose::object::Loops;
 use svirt_interpose::xenstore::{Access, Permissions};
 use xenstore_rs::Xs as _;
 
@@ -659,6 +661,18 @@ fn refuses_a_file_that_shares_sectors_with_a_partition_of_its_loop_device() {
         host.destroy(whole);
         drop(qemu);
     }
+}
+
+#[test]
+fn a_loop_device_may_go_while_it_is_looked_at() {
+    let host = Host::new();
+    let image = host.image("a.raw");
+    thread::scope(|scope| {
+        let others = scope.spawn(|| (0..200).for_each(|_| drop(Loop::over(&image))));
+        while !others.is_finished() {
+            Loops::look().unwrap();
+        }
+    });
 }
 
 #[test]

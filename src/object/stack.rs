@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
 
 use super::Identity;
 use crate::optional;
@@ -84,7 +85,7 @@ fn behind(device: &Path) -> io::Result<Option<(Identity, PathBuf)>> {
 
 /// The path of the file behind a loop device, by its directory in sysfs, as [`behind`].
 pub(super) fn backing_file(device: &Path) -> io::Result<Option<PathBuf>> {
-    let Some(mut path) = optional(fs::read(device.join("loop/backing_file")))? else { return Ok(None) };
+    let Some(mut path) = attribute(&device.join("loop/backing_file"))? else { return Ok(None) };
     path.pop_if(|last| *last == b'\n');
     let is_deleted = path.ends_with(b" (deleted)");
     let path = PathBuf::from(OsString::from_vec(path));
@@ -138,13 +139,25 @@ fn linked(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(devices)
 }
 
+/// Those that are still there.
 fn named<'a>(devices: impl IntoIterator<Item = &'a PathBuf>) -> io::Result<Vec<(Identity, PathBuf)>> {
-    devices.into_iter().map(|device| Ok((identity(device)?, node(device)))).collect()
+    let named = |device: &'a PathBuf| Ok(identity(device)?.map(|identity| (identity, node(device))));
+    devices.into_iter().filter_map(|device| named(device).transpose()).collect()
 }
 
-fn identity(device: &Path) -> io::Result<Identity> {
-    let text = fs::read_to_string(device.join("dev"))?;
-    format!("block-{}", text.trim_end()).parse().map_err(|error: anyhow::Error| io::Error::other(error))
+fn identity(device: &Path) -> io::Result<Option<Identity>> {
+    let Some(numbers) = attribute(&device.join("dev"))? else { return Ok(None) };
+    let identity = format!("block-{}", String::from_utf8_lossy(&numbers).trim_end()).parse();
+    identity.map(Some).map_err(|error: anyhow::Error| io::Error::other(error))
+}
+
+/// What sysfs tells of a device. `None` where it has none of it: the device may go before it is read, which is `ENODEV` once
+/// the attribute is open (the kernel's fs/kernfs/file.c, `kernfs_seq_start`).
+fn attribute(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+        read => optional(read),
+    }
 }
 
 /// The kernel's own name for its node.
