@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::stat::{major, minor};
 
-use super::{Identity, Object};
+use super::{Identity, Object, stack};
 use crate::boot;
-use crate::optional;
 
 /// What an object was when it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +129,7 @@ fn same_inode(one: Identity, other: Identity) -> bool {
 /// The kernel's own node of a block device, by sysfs.
 fn node(major: u64, minor: u64) -> Result<Option<PathBuf>> {
     let attribute = format!("/sys/dev/block/{major}:{minor}/uevent");
-    let text = optional(fs::read_to_string(&attribute)).with_context(|| format!("cannot read {attribute}"))?;
+    let text = stack::attribute(fs::read_to_string(&attribute)).with_context(|| format!("cannot read {attribute}"))?;
     let text = text.unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     Ok(name.map(|name| Path::new("/dev").join(name)).filter(|path| path.exists()))

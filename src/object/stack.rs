@@ -85,7 +85,7 @@ fn behind(device: &Path) -> io::Result<Option<(Identity, PathBuf)>> {
 
 /// The path of the file behind a loop device, by its directory in sysfs, as [`behind`].
 pub(super) fn backing_file(device: &Path) -> io::Result<Option<PathBuf>> {
-    let Some(mut path) = attribute(&device.join("loop/backing_file"))? else { return Ok(None) };
+    let Some(mut path) = attribute(fs::read(device.join("loop/backing_file")))? else { return Ok(None) };
     path.pop_if(|last| *last == b'\n');
     let is_deleted = path.ends_with(b" (deleted)");
     let path = PathBuf::from(OsString::from_vec(path));
@@ -146,15 +146,14 @@ fn named<'a>(devices: impl IntoIterator<Item = &'a PathBuf>) -> io::Result<Vec<(
 }
 
 fn identity(device: &Path) -> io::Result<Option<Identity>> {
-    let Some(numbers) = attribute(&device.join("dev"))? else { return Ok(None) };
-    let identity = format!("block-{}", String::from_utf8_lossy(&numbers).trim_end()).parse();
-    identity.map(Some).map_err(|error: anyhow::Error| io::Error::other(error))
+    let Some(numbers) = attribute(fs::read_to_string(device.join("dev")))? else { return Ok(None) };
+    format!("block-{}", numbers.trim_end()).parse().map(Some).map_err(|error: anyhow::Error| io::Error::other(error))
 }
 
-/// What sysfs tells of a device. `None` where it has none of it: the device may go before it is read, which is `ENODEV` once
-/// the attribute is open (the kernel's fs/kernfs/file.c, `kernfs_seq_start`).
-fn attribute(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+/// What was read of a device's attribute in sysfs. `None` where there is none: the device may go before it is read, which is
+/// `ENODEV` once the attribute is open (the kernel's fs/kernfs/file.c, `kernfs_seq_start`).
+pub(super) fn attribute<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
         Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
         read => optional(read),
     }
