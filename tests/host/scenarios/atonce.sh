@@ -39,14 +39,16 @@ start() {
     sed -i '/^lockfile/d' /etc/xen/xl.conf
     echo "lockfile=\"/run/lock/xl-$1\"" >>/etc/xen/xl.conf
     guest "$1" disk="$(qdisk hda "$2")" >"/run/$1.said" 2>&1 &
-    sleep 1 # xl has read its configuration
+    # It has read its configuration when it takes its lock.
+    for _ in {1..100}; do [ -e "/run/lock/xl-$1" ] || sleep 0.1; done
 }
 both() { # ROUND: starts two on one disk; the names of who runs and who was refused go to $winner and $loser
-    local started=()
+    local name xl xls=() started=()
     for name in "left$1" "right$1"; do
         start "$name" $images/one.raw
+        xls+=("$!") # not of `jobs -p`, which forgets who has ended
     done
-    for job in $(jobs -p); do wait "$job" && started+=(yes) || started+=(no); done
+    for xl in "${xls[@]}"; do wait "$xl" && started+=(yes) || started+=(no); done
     case ${started[*]} in
     'yes no') winner=left$1 loser=right$1 ;;
     'no yes') winner=right$1 loser=left$1 ;;
