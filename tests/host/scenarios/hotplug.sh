@@ -5,7 +5,7 @@ images=/var/lib/xen/images
 state=/var/lib/svirt-interpose
 said=/run/host/watch
 
-unlabelled() { [ "$(disk_label "$1")" = "${first[$1]}" ] || { disk_label "$1"; return 1; }; }
+unlabelled() { label_is "$1" "${first[$1]}"; }
 opened() { find "/proc/$(qemu_pid "$1")/fd" -lname "$2" | grep -q .; }
 phy() { echo "format=raw,vdev=$1,access=rw,target=$2"; }
 # The guest's own driver has it.

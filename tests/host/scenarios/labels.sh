@@ -8,7 +8,6 @@ rules=/usr/lib/udev/rules.d/99-svirt-interpose.rules
 more_rules=/run/udev/rules.d/10-scenario.rules
 
 owned() { find /var/lib/svirt-interpose/objects -name "*.$1" | grep .; }
-label_is() { [ "$(disk_label "$1")" = "$2" ] || { disk_label "$1"; return 1; }; }
 kept() { local path; for path; do label_is "$path" "$given" || return; done; }
 # What validatetrans refuses is in the kernel's log, but no avc.
 refusals() { dmesg | grep -c 'security_validate_transition.*:udev_t:'; }
@@ -67,9 +66,9 @@ check "it keeps its label" kept $node
 check "which udev did not try to change" no_refusals
 chcon -t device_t /dev/ram1
 check "another device is added" event add /dev/ram1
-check "it has the policy's label" label_is /dev/ram1 system_u:object_r:fixed_disk_device_t:s0
+check "it has the policy's label" type_is /dev/ram1 fixed_disk_device_t
 check "a rule that gives it the guest's" with_rule "KERNEL==\"ram1\", SECLABEL{selinux}=\"$given\"" add /dev/ram1
-check "is refused by the kernel" label_is /dev/ram1 system_u:object_r:fixed_disk_device_t:s0
+check "is refused by the kernel" type_is /dev/ram1 fixed_disk_device_t
 mv $rules /root
 check "without our rule, the guest's is added" event add $node
 mv /root/${rules##*/} $rules
@@ -96,7 +95,7 @@ check "the guest is destroyed" destroy one
 losetup -d $loop
 check "its device is gone, another has the number" renew
 check "which a claim still owns" owned block-7:9
-check "it has the policy's label" label_is $loop system_u:object_r:fixed_disk_device_t:s0
+check "it has the policy's label" type_is $loop fixed_disk_device_t
 check "svirtctl reconcile" svirtctl reconcile
 check "no disk has a guest's label" fails grep :svirt_xen_image_t: <(stat -c %C $file $node $loop $images/loop.raw)
 check "the first label of the file is back" label_is $file "$first"

@@ -4,7 +4,7 @@ images=/var/lib/xen/images
 uri=xen:///system
 
 virsh() { timeout 120 virsh -q -c $uri "$@"; }
-given_back() { is "$(disk_label "$1")" "$given"; }
+given_back() { label_is "$1" "$given"; }
 defined() { # NAME DISK DRIVER DEVICE
     virsh define /dev/stdin <<XML
 <domain type='xen'>

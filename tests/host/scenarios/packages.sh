@@ -13,7 +13,6 @@ says() { # WORDS COMMAND…: fails, and says why
     output=$("$@" 2>&1) && echo "it did not fail" && return 1
     [[ $output == *$words* ]] || { echo "$output" && return 1; }
 }
-type_is() { [[ $(disk_label "$1") == *:"$2":s0 ]] || { disk_label "$1" && return 1; }; }
 has() { [ "$(dpkg-query -Wf '${db:Status-Status}' "$1" 2>/dev/null)" = "$2" ] || { dpkg-query -W "$1" && return 1; }; }
 is_version() { [ "$(dpkg-query -Wf '${Version}' "$1")" = "$2" ] || { dpkg-query -W "$1" && return 1; }; }
 modules() { semodule -lfull | grep -E '^[0-9]+ +svirt_interpose'; }

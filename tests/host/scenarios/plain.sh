@@ -14,7 +14,6 @@ refused() { # STATUS WORDS COMMAND…
     echo "exit status $got: $output"
     return 1
 }
-type_is() { [[ $(stat -c %C "$1") == *:"$2":* ]] || { stat -c %C "$1"; return 1; }; }
 # shellcheck source=tests/host/scenarios/as-qemu
 . ./as-qemu
 host_context() { as_probe context | tee /dev/stderr | grep -q ':svirt_xen_host_t:'; }

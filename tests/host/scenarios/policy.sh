@@ -9,7 +9,6 @@ claims=/var/lib/svirt-interpose/claims
 cp -r --preserve=timestamps policy /root
 cd /root || exit
 
-label_is() { [[ $(disk_label "$1") == *":$2:s0" ]] || { disk_label "$1"; return 1; }; }
 modules() { semodule -lfull | grep -E '^[0-9]+ +svirt_interpose'; }
 all_modules() { [ "$(modules)" = "$installed" ]; }
 no_modules() { ! modules; }
@@ -30,7 +29,7 @@ before=$(<$types)
 check "restorecon is told of the types of guests' disks" has_types
 check "make install" make -s -C policy install
 check "every module is there" all_modules
-check "QEMU is svirt_xen_exec_t" label_is $qemu svirt_xen_exec_t
+check "QEMU is svirt_xen_exec_t" type_is $qemu svirt_xen_exec_t
 check "root's shell cannot execute it" refused $qemu -version
 check "its disk, a file, keeps its label" test "$(disk_label $disk)" = $label
 check "its disk, a device, keeps its label" test "$(disk_label $node)" = $label
@@ -46,7 +45,7 @@ check "make remove FORCE=1" make -s -C policy remove FORCE=1
 rm $claims/c1,c2
 check "no module is left" no_modules
 check "restorecon is told of no type of ours" as_packaged
-check "QEMU is a program like any other" label_is $qemu bin_t
+check "QEMU is a program like any other" type_is $qemu bin_t
 check "root's shell executes it" $qemu -version
 check "make remove, again" make -s -C policy remove
 finish
