@@ -417,12 +417,10 @@ fn cannot_tell_without_xenstore_or_with_a_bad_configuration() {
 fn what_a_launch_was_in_the_middle_of_is_no_finding() {
     let host = Host::new();
     host.domain(1, "vm1", &[qdisk(768, &host.image("a.raw"))]);
-    host.set("pause", "");
-    let launch = host.start(&["-xen-domid", "1"]);
-    common::xenstored::within(std::time::Duration::from_secs(60), || host.path("paused").exists().then_some(()));
+    let launch = host.start_paused(&["-xen-domid", "1"], "");
     let audit = host.command(env!("CARGO_BIN_EXE_svirtctl")).arg("audit").stdout(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(50));
-    fs::remove_file(host.path("pause")).unwrap();
+    host.go_on();
     let output = audit.wait_with_output().unwrap();
     let _qemu = launch.outcome().unwrap();
     // XenStore is the toolstack's to tell of the device model, a little later

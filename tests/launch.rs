@@ -514,15 +514,13 @@ fn a_domain_destroyed_in_the_middle_leaves_nothing() {
         let disk = host.image("a.raw");
         let before = host.everything();
         host.domain(7, "vm7", &[qdisk(768, &disk)]);
-        host.set("pause", "");
-        let launch = host.start(&["-xen-domid", "7"]);
-        within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+        let launch = host.start_paused(&["-xen-domid", "7"], "");
         assert!(host.key(7).is_some());
         if hang_up {
             launch.signal(Signal::SIGHUP);
         }
         host.destroy(7);
-        fs::remove_file(host.path("pause")).unwrap();
+        host.go_on();
         let refusal = launch.outcome().err().unwrap();
         assert_eq!(refusal.status, 125);
         assert!(
@@ -560,12 +558,10 @@ fn xenstored_gone_in_the_middle_undoes_the_labels_and_the_claim() {
     let host = Host::new();
     let disks = ["a.raw", "b.raw"].map(|name| host.image(name));
     host.domain(7, "vm7", &[qdisk(768, &disks[0]), qdisk(832, &disks[1])]);
-    host.set("pause", "");
-    let launch = host.start(&["-xen-domid", "7"]);
-    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+    let launch = host.start_paused(&["-xen-domid", "7"], "");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(host.xenstored.pid().try_into().unwrap()), Signal::SIGKILL)
         .unwrap();
-    fs::remove_file(host.path("pause")).unwrap();
+    host.go_on();
     let refusal = launch.outcome().err().unwrap();
     assert_eq!(refusal.status, 125);
     assert!(refusal.said.contains("xenstored"), "{}", refusal.said);
@@ -850,13 +846,11 @@ fn waits_for_a_launch_of_the_same_vm_that_is_slow() {
     for domid in [1, 2] {
         host.domain(domid, "vm", &[qdisk(768, &disk)]);
     }
-    host.set("pause", "");
-    let first = host.start(&["-xen-domid", "1"]);
-    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+    let first = host.start_paused(&["-xen-domid", "1"], "");
     let second = host.start(&["-xen-domid", "2"]);
     // as long as XenStore may take to answer it
     std::thread::sleep(Duration::from_secs(10));
-    fs::remove_file(host.path("pause")).unwrap();
+    host.go_on();
     let _running = [first, second].map(|launch| launch.outcome().unwrap());
     assert_eq!(host.key(1), host.key(2));
 }
@@ -1107,9 +1101,7 @@ fn the_last_of_those_who_fail_puts_the_label_back() {
     }
     let before = host.everything();
     // each is held up after it has joined those who read the first file
-    host.set("pause", &format!("{} {}", one.display(), other.display()));
-    let first = host.start(&["-xen-domid", "1"]);
-    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+    let first = host.start_paused(&["-xen-domid", "1"], &format!("{} {}", one.display(), other.display()));
     let second = host.start(&["-xen-domid", "2"]);
     let claim = || fs::read_to_string(host.path("state/claims/content-1")).unwrap_or_default();
     within(Duration::from_secs(30), || (claim().matches("holder ").count() == 2).then_some(()));
@@ -1118,7 +1110,7 @@ fn the_last_of_those_who_fail_puts_the_label_back() {
     assert!(first.outcome().err().unwrap().said.contains("Permission denied"));
     assert_eq!(label(&shared), CONTENT, "the second reads it");
     second.signal(Signal::SIGTERM);
-    fs::remove_file(host.path("pause")).unwrap();
+    host.go_on();
     assert!(second.outcome().err().unwrap().said.contains("stopped by SIGTERM"));
     assert_eq!(host.everything(), before);
 }

@@ -112,7 +112,7 @@ fn story(host: &Host, images: &[PathBuf]) {
     killed.signal(Signal::SIGKILL);
     drop(killed);
     host.destroy(6);
-    fs::remove_file(host.path("pause")).unwrap();
+    host.go_on();
     fs::remove_file(host.path("paused")).unwrap();
     // and the end
     assert!(host.svirtctl(&["reconcile"]).status.success());

@@ -12,11 +12,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use common::host::{CONTENT, Disk, Host, UNUSED, cdrom, label, level, qdisk, set_label};
 use common::mount::Mount;
-use common::xenstored::within;
 
 fn inode(path: &Path) -> u64 {
     fs::metadata(path).unwrap().ino()
@@ -339,11 +337,9 @@ fn leaves_what_a_launch_is_at() {
     let disk = host.image("a.raw");
     after_a_guest(&host, &disk);
     host.domain(2, "vm2", &[qdisk(768, &disk)]);
-    host.set("pause", "");
-    let launch = host.start(&["-xen-domid", "2"]);
-    within(Duration::from_secs(30), || host.path("paused").exists().then_some(()));
+    let launch = host.start_paused(&["-xen-domid", "2"], "");
     assert_eq!(reconcile(&host), (0, String::new()));
-    fs::remove_file(host.path("pause")).unwrap();
+    host.go_on();
     let _qemu = launch.outcome().unwrap();
     assert_eq!(level(&label(&disk)), format!("s0:{}", host.key(2).unwrap()));
 }

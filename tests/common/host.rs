@@ -200,6 +200,19 @@ impl Host {
         self.run(command)
     }
 
+    /// Starts it, and returns once it waits at a relabelling: the first, or the first of an object that is named.
+    pub(crate) fn start_paused(&self, args: &[&str], objects: &str) -> Started {
+        self.set("pause", objects);
+        let mut started = self.start(args);
+        started.until(|| self.path("paused").exists());
+        started
+    }
+
+    /// Lets go on who waits.
+    pub(crate) fn go_on(&self) {
+        fs::remove_file(self.path("pause")).unwrap();
+    }
+
     /// Starts a command that becomes the wrapper.
     pub(crate) fn run(&self, mut command: Command) -> Started {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
