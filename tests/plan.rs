@@ -9,6 +9,7 @@ mod common {
 }
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use common::host::{CONTENT, Disk, Host, Started, UNUSED, cdrom, qcow2_disk, qdisk, set_label};
@@ -145,6 +146,10 @@ fn of_what_is_refused() {
     host.configure("qemu = '/nonexistent/qemu'");
     assert!(agrees(&host, 1).is_none());
     host.configure("qemu = '/etc/passwd'");
+    assert!(agrees(&host, 1).is_none());
+    fs::create_dir_all(host.path("root/usr/libexec")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_svirt-interpose"), host.path("root/usr/libexec/svirt-interpose")).unwrap();
+    host.configure(concat!("qemu = '", env!("CARGO_BIN_EXE_svirt-interpose"), "'"));
     assert!(agrees(&host, 1).is_none());
     host.set("conf", "nonsense");
     assert!(agrees(&host, 1).is_none());

@@ -4,6 +4,8 @@ mod host;
 mod policy;
 mod programs;
 
+pub(super) use programs::is_interpose;
+
 use anyhow::Result;
 
 use crate::config::Config;

@@ -5,11 +5,13 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
+use super::doctor::is_interpose;
 use crate::argv::Domid;
 use crate::claim::{self, Name};
 use crate::config::Config;
 use crate::context::Context;
 use crate::disks::{self, Part};
+use crate::exec;
 use crate::launch::{self, Decided, Failure};
 use crate::log::{self, clean};
 use crate::object::Object;
@@ -41,6 +43,10 @@ pub(super) fn run(args: &[OsString]) -> bool {
 fn plan(args: &[OsString]) -> Result<Vec<String>, Failure> {
     let config = Config::load()?;
     let (qemu, guest) = launch::target(&config, args, &mut Trail::default())?;
+    // a launch tells it by its own executable, which is svirtctl here
+    if is_interpose(qemu.path()) {
+        return Err(exec::Error::Itself(qemu.path().into()).into());
+    }
     let mut lines = vec![format!("QEMU: {}", qemu.path().display())];
     let confined = guest.map(|(domid, mode)| decide(&config, domid, mode)).transpose()?.flatten();
     match confined {

@@ -18,12 +18,12 @@ const INTERPOSE: &str = "/usr/libexec/svirt-interpose";
 const GUESTS: &str = "/etc/xen";
 
 pub(super) fn checks(config: Option<&Config>) -> Vec<Check> {
-    let interpose = Path::new(INTERPOSE);
-    let mut checks = vec![Check::of(program(interpose, "svirt_interpose_exec_t", "install svirt-interpose"))];
+    let mut checks =
+        vec![Check::of(program(Path::new(INTERPOSE), "svirt_interpose_exec_t", "install svirt-interpose"))];
     if let Some(Config { qemu, .. }) = config {
         let named = format!("name QEMU as qemu in {}", crate::config::PATH);
         checks.push(Check::of(program(qemu, "svirt_xen_exec_t", &named)));
-        if is_same(qemu, interpose) {
+        if is_interpose(qemu) {
             checks.push(Check::wrong(format!("{} is svirt-interpose itself", qemu.display()), named));
         }
     }
@@ -37,9 +37,10 @@ fn opened(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, status))
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
+/// Whether a path leads to svirt-interpose.
+pub(in crate::ctl) fn is_interpose(path: &Path) -> bool {
     let identity = |path| opened(path).map(|(_, status)| (status.dev(), status.ino())).ok();
-    identity(one).is_some_and(|one| Some(one) == identity(other))
+    identity(path).is_some_and(|it| Some(it) == identity(Path::new(INTERPOSE)))
 }
 
 fn program(path: &Path, type_: &str, install: &str) -> Result<Check> {
@@ -76,7 +77,7 @@ fn restorecon(path: &Path) -> String {
 
 /// The configurations of guests that start without us, unless QEMU's own place is ours.
 fn guests() -> Vec<Check> {
-    if let Some(path) = QEMU_PATHS.iter().find(|path| is_same(Path::new(path), Path::new(INTERPOSE))) {
+    if let Some(path) = QEMU_PATHS.iter().find(|path| is_interpose(Path::new(path))) {
         return vec![Check::fine(format!("every guest starts by svirt-interpose, which is {path}"))];
     }
     let mut checks = Vec::new();
@@ -133,7 +134,7 @@ fn device_model(text: &str) -> DeviceModel {
                     .next()
                     .filter(|quote| "\"'".contains(*quote))
                     .and_then(|quote| value.split(quote).nth(1));
-                named = path.is_some_and(|path| path == INTERPOSE || is_same(Path::new(path), Path::new(INTERPOSE)));
+                named = path.is_some_and(|path| path == INTERPOSE || is_interpose(Path::new(path)));
             }
             _ => {}
         }
