@@ -103,7 +103,7 @@ check "svirtctl audit" svirtctl audit
 echo "the end"
 check "destroyed" destroy "$winner"
 check "svirtctl reconcile" svirtctl reconcile
-check "the disk's first label is back" test "$(disk_label $images/one.raw)" = "$first"
+check "the disk's first label is back" label_is $images/one.raw "$first"
 check "no claim is left" test -z "$(find $state -mindepth 2)"
 check "no denial" no_avcs
 finish

@@ -272,7 +272,7 @@ forged_disk() {
 }
 check "one's QEMU makes two's disk that of a domain to come" forged_disk
 check "whose launch is refused" says 125 "cannot label $images/two.raw: it is in use by domain $id " launch c0.c1023
-check "two's disk keeps its label" test "$(disk_label $images/two.raw)" = "system_u:object_r:svirt_xen_image_t:s0:$two"
+check "two's disk keeps its label" label_is $images/two.raw "system_u:object_r:svirt_xen_image_t:s0:$two"
 
 # The answer to what else it may say there.
 echo "a guest with dm_restrict"

@@ -24,7 +24,7 @@ echo "xl create with QEMU itself as device model"
 check "is refused, and says why" refused 1 "device model $qemu is not executable: Permission denied" direct
 check "by the kernel" avc_is '\{ execute \}.*comm="xl".*:svirt_xen_exec_t:'
 check "leaves no domain" no_domain
-check "leaves the disk as it was" test "$(disk_label $image)" = "$first"
+check "leaves the disk as it was" label_is $image "$first"
 
 echo "root's shell"
 check "cannot execute QEMU in a guest's domain" refused 126 "Permission denied" runcon system_u:system_r:svirt_xen_t:s0:c1,c2 $qemu -version

@@ -36,7 +36,7 @@ check "which the disk carries" labelled $images/a.raw two
 echo "the end"
 check "destroyed" destroy two
 check "svirtctl reconcile" svirtctl reconcile
-check "the disk's first label is back" test "$(disk_label $images/a.raw)" = "$first"
+check "the disk's first label is back" label_is $images/a.raw "$first"
 check "no claim is left" test -z "$(find $state -mindepth 2)"
 check "svirtctl reconcile, again" svirtctl reconcile
 check "no denial" no_avcs

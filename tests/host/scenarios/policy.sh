@@ -31,8 +31,8 @@ check "make install" make -s -C policy install
 check "every module is there" all_modules
 check "QEMU is svirt_xen_exec_t" type_is $qemu svirt_xen_exec_t
 check "root's shell cannot execute it" refused $qemu -version
-check "its disk, a file, keeps its label" test "$(disk_label $disk)" = $label
-check "its disk, a device, keeps its label" test "$(disk_label $node)" = $label
+check "its disk, a file, keeps its label" label_is $disk $label
+check "its disk, a device, keeps its label" label_is $node $label
 check "restorecon is told nothing twice" test "$(<$types)" = "$before"
 rm $disk $node
 
