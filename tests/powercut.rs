@@ -113,7 +113,6 @@ fn story(host: &Host, images: &[PathBuf]) {
     drop(killed);
     host.destroy(6);
     host.go_on();
-    fs::remove_file(host.path("paused")).unwrap();
     // and the end
     assert!(host.svirtctl(&["reconcile"]).status.success());
     drop((second, reader));

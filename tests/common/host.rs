@@ -210,7 +210,9 @@ impl Host {
 
     /// Lets go on who waits.
     pub(crate) fn go_on(&self) {
-        fs::remove_file(self.path("pause")).unwrap();
+        for name in ["pause", "paused"] {
+            fs::remove_file(self.path(name)).unwrap();
+        }
     }
 
     /// Starts a command that becomes the wrapper.
