@@ -151,6 +151,7 @@ fn of_what_is_refused() {
     symlink(env!("CARGO_BIN_EXE_svirt-interpose"), host.path("root/usr/libexec/svirt-interpose")).unwrap();
     host.configure(concat!("qemu = '", env!("CARGO_BIN_EXE_svirt-interpose"), "'"));
     assert!(agrees(&host, 1).is_none());
+    assert!(agree(&host, &["-xen-domid", "x"]).is_none());
     host.set("conf", "nonsense");
     assert!(agrees(&host, 1).is_none());
 }

@@ -42,11 +42,11 @@ pub(super) fn run(args: &[OsString]) -> bool {
 
 fn plan(args: &[OsString]) -> Result<Vec<String>, Failure> {
     let config = Config::load()?;
-    let (qemu, guest) = launch::target(&config, args, &mut Trail::default())?;
     // a launch tells it by its own executable, which is svirtctl here
-    if is_interpose(qemu.path()) {
-        return Err(exec::Error::Itself(qemu.path().into()).into());
+    if is_interpose(&config.qemu) {
+        return Err(exec::Error::Itself(config.qemu.clone()).into());
     }
+    let (qemu, guest) = launch::target(&config, args, &mut Trail::default())?;
     let mut lines = vec![format!("QEMU: {}", qemu.path().display())];
     let confined = guest.map(|(domid, mode)| decide(&config, domid, mode)).transpose()?.flatten();
     match confined {
